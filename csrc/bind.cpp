@@ -1,0 +1,298 @@
+// The only file that knows Python.  It turns buffers into pointers, checks what memory safety needs (shape, item size,
+// adjacency, labels), releases the interpreter and calls a kernel.  Messages for users are made in src/softgrad.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <atomic>
+#include <stdexcept>
+#include <string>
+
+#include "kernels.h"
+
+namespace nb = nanobind;
+using namespace softgrad;
+
+namespace {
+
+std::atomic<const Kernels*> selected{nullptr};
+
+// A buffer that stays alive as long as its owner; rows are `stride` items apart and adjacent within.
+struct Array {
+  Py_buffer view = {};
+  bool held = false;
+  int64_t rows = 0, cols = 0, stride = 0;
+
+  Array() = default;
+  Array(const Array&) = delete;
+  Array& operator=(const Array&) = delete;
+  ~Array() { if (held) PyBuffer_Release(&view); }
+
+  void* take(nb::handle object, int item, bool writable, int64_t want_rows, int64_t want_cols, const char* name) {
+    if (object.is_none()) return nullptr;
+    if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_STRIDES | (writable ? PyBUF_WRITABLE : 0))) throw nb::python_error();
+    held = true;
+    const auto refuse = [&](const char* why) { throw std::invalid_argument(std::string(name) + ": " + why); };
+    if (view.itemsize != item) refuse("wrong item size");
+    if (view.ndim < 1 || view.ndim > 2) refuse("needs one or two dimensions");
+    const bool flat = view.ndim == 1;
+    rows = flat && want_cols > 0 ? 1 : view.shape[0];
+    cols = flat ? (want_cols > 0 ? view.shape[0] : 1) : view.shape[1];
+    if ((want_rows >= 0 && rows != want_rows) || (want_cols > 0 && cols != want_cols)) refuse("wrong shape");
+    const Py_ssize_t inner = view.strides[view.ndim - 1], outer = view.strides[0];
+    const bool empty = rows == 0 || cols == 0;
+    if (!empty && (flat && want_cols <= 0 ? false : cols > 1 && inner != item)) refuse("columns are not adjacent");
+    if (!empty && outer % item != 0) refuse("rows are not whole items apart");
+    stride = flat ? (want_cols > 0 ? cols : outer / item) : outer / item;
+    if (reinterpret_cast<uintptr_t>(view.buf) % (item > 8 ? 8 : item) != 0) refuse("not aligned");
+    return view.buf;
+  }
+};
+
+int size_of(Type t) { return t == Type::f32 ? 4 : t == Type::f64 ? 8 : 2; }
+
+struct Results {
+  Outputs out = {};
+  Array loss, lse, log_prob, argmax, rank, entropy, grad;
+  Results(int64_t rows, int64_t cols, int type, nb::handle loss_, nb::handle lse_, nb::handle log_prob_, nb::handle argmax_,
+          nb::handle rank_, nb::handle entropy_, nb::handle grad_, bool stream) {
+    const auto vector = [&](Array& a, nb::handle h, const char* name) {
+      void* p = a.take(h, 8, true, rows, 0, name);
+      if (p && rows > 1 && a.stride != 1) throw std::invalid_argument(std::string(name) + ": not contiguous");
+      return p;
+    };
+    out.loss = static_cast<double*>(vector(loss, loss_, "loss"));
+    out.lse = static_cast<double*>(vector(lse, lse_, "lse"));
+    out.log_prob = static_cast<double*>(vector(log_prob, log_prob_, "log_prob"));
+    out.argmax = static_cast<int64_t*>(vector(argmax, argmax_, "argmax"));
+    out.rank = static_cast<int64_t*>(vector(rank, rank_, "rank"));
+    out.entropy = static_cast<double*>(vector(entropy, entropy_, "entropy"));
+    out.grad = grad.take(grad_, size_of(Type(type)), true, rows, cols, "grad");
+    out.grad_stride = grad.stride;
+    out.stream = stream && out.grad;
+  }
+};
+
+struct Head {
+  Problem p = {};
+  const Kernels* kernels = selected.load();
+  Array logits, labels, values, weight, row_weight;
+
+  Head(nb::handle logits_, int type, int target, nb::handle labels_, int label_bytes, bool label_signed, nb::handle values_,
+       int value_type, nb::handle weight_, nb::handle row_weight_, std::optional<int64_t> ignore, double smoothing,
+       bool finite_only, double scale, double softcap, double temperature, double z_loss) {
+    p.type = Type(type);
+    p.logits = logits.take(logits_, size_of(p.type), false, -1, -1, "logits");
+    p.rows = logits.rows, p.cols = logits.cols, p.stride = logits.stride;
+    if (p.cols < 1) throw std::invalid_argument("logits: no classes");
+    p.target = Target(target);
+    p.label_bytes = label_bytes, p.label_signed = label_signed;
+    p.labels = labels.take(labels_, label_bytes, false, p.rows, p.target == Target::index ? 0 : -1, "targets");
+    p.label_stride = labels.stride, p.width = labels.cols;
+    p.value_type = Type(value_type);
+    const int64_t value_cols = p.target == Target::dense ? p.cols : p.width;
+    p.values = values.take(values_, size_of(p.value_type), false, p.rows, value_cols > 0 ? value_cols : -1, "values");
+    p.value_stride = values.stride;
+    const bool wants_labels = p.target == Target::index || p.target == Target::sparse;
+    const bool wants_values = p.target == Target::dense || p.target == Target::sparse;
+    if (p.rows > 0 && (wants_labels != !labels_.is_none() || wants_values != !values_.is_none()))
+      throw std::invalid_argument("targets: labels or values are missing");
+    p.class_weight = weight.take(weight_, p.type == Type::f64 ? 8 : 4, false, p.cols, 0, "class_weight");
+    p.row_weight = static_cast<const double*>(row_weight.take(row_weight_, 8, false, p.rows, 0, "sample_weight"));
+    if ((p.class_weight && p.cols > 1 && weight.stride != 1) || (p.row_weight && p.rows > 1 && row_weight.stride != 1))
+      throw std::invalid_argument("weights: not contiguous");
+    p.has_ignore = ignore.has_value();
+    p.ignore_index = ignore.value_or(0);
+    p.smoothing = smoothing, p.finite_only = finite_only;
+    p.scale = scale, p.softcap = softcap, p.temperature = temperature, p.z_loss = z_loss;
+    p.ce_factor = p.z_factor = 1;
+  }
+
+  void range(int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi) const {
+    if (lo < 0 || hi < lo || hi > p.rows || col_lo < 0 || col_hi <= col_lo || col_hi > p.cols)
+      throw std::out_of_range("a range outside the batch");
+  }
+
+  int64_t label(int64_t at) const {
+    const char* x = static_cast<const char*>(p.labels) + at * p.label_bytes;
+    switch (p.label_bytes * 2 + p.label_signed) {
+      case 2: return *reinterpret_cast<const uint8_t*>(x);
+      case 3: return *reinterpret_cast<const int8_t*>(x);
+      case 4: return *reinterpret_cast<const uint16_t*>(x);
+      case 5: return *reinterpret_cast<const int16_t*>(x);
+      case 8: return *reinterpret_cast<const uint32_t*>(x);
+      case 9: return *reinterpret_cast<const int32_t*>(x);
+      default: return *reinterpret_cast<const int64_t*>(x);  // a uint64 above 2⁶³ reads negative: outside as well
+    }
+  }
+
+  // (first row with a bad label or −1, Σ a w_y over the kept rows, Σ a, rows kept)
+  nb::tuple totals() const {
+    double ce = 0, total = 0;
+    int64_t kept = 0, bad = -1;
+    {
+      nb::gil_scoped_release release;
+      for (int64_t i = 0; i < p.rows && bad < 0; ++i) {
+        double a = p.row_weight ? p.row_weight[i] : 1.0, w = 1.0;
+        if (p.target == Target::index) {
+          const int64_t y = label(i * p.label_stride);
+          if (p.has_ignore && y == p.ignore_index) continue;
+          if (y < 0 || y >= p.cols) { bad = i; break; }
+          if (p.class_weight)
+            w = p.type == Type::f64 ? static_cast<const double*>(p.class_weight)[y]
+                                    : double(static_cast<const float*>(p.class_weight)[y]);
+        } else if (p.target == Target::sparse) {
+          for (int64_t r = 0; r < p.width; ++r)
+            if (const int64_t y = label(i * p.label_stride + r); y < -1 || y >= p.cols) bad = i;
+        }
+        kept += a != 0;
+        total += a;
+        if (a != 0) ce += a * w;
+      }
+    }
+    checked = bad < 0;
+    return nb::make_tuple(bad, ce, total, kept);
+  }
+  mutable bool checked = false;
+
+  void safe() const {
+    if ((p.target == Target::index || p.target == Target::sparse) && !checked)
+      throw std::logic_error("totals() checks the labels, and comes first");
+  }
+
+  void fits(const Results& r) const {
+    if (r.out.grad && (r.grad.rows != p.rows || r.grad.cols != p.cols)) throw std::invalid_argument("grad: wrong shape");
+    for (const Array* a : {&r.loss, &r.lse, &r.log_prob, &r.argmax, &r.rank, &r.entropy})
+      if (a->held && a->rows != p.rows) throw std::invalid_argument("outputs: wrong length");
+  }
+
+  void rows(const Results& r, int64_t lo, int64_t hi) const {
+    safe(), fits(r), range(lo, hi, 0, p.cols);
+    nb::gil_scoped_release release;
+    kernels->rows(p, r.out, lo, hi);
+  }
+
+  Statistics* take_statistics(Array& a, nb::handle h, int64_t lo, int64_t hi) const {
+    auto* s = static_cast<Statistics*>(a.take(h, sizeof(Statistics), true, hi - lo, 0, "statistics"));
+    if (!s || (hi - lo > 1 && a.stride != 1)) throw std::invalid_argument("statistics: not contiguous");
+    return s;
+  }
+  void statistics(int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi, bool by_products, nb::handle into) const {
+    safe(), range(lo, hi, col_lo, col_hi);
+    Array a;
+    Statistics* s = take_statistics(a, into, lo, hi);
+    nb::gil_scoped_release release;
+    kernels->statistics(p, lo, hi, col_lo, col_hi, by_products, s);
+  }
+  void merge(nb::handle into, nb::handle from) const {
+    Array a, b;
+    auto* x = static_cast<Statistics*>(a.take(into, sizeof(Statistics), true, -1, 0, "statistics"));
+    auto* y = static_cast<Statistics*>(b.take(from, sizeof(Statistics), true, a.rows, 0, "statistics"));
+    if (!x || !y || (a.rows > 1 && (a.stride != 1 || b.stride != 1))) throw std::invalid_argument("statistics: not contiguous");
+    kernels->merge(p, x, y, a.rows);
+  }
+  void finish(const Results& r, nb::handle stats, int64_t lo, int64_t hi) const {
+    safe(), fits(r), range(lo, hi, 0, p.cols);
+    Array a;
+    kernels->finish(p, r.out, take_statistics(a, stats, lo, hi), lo, hi);
+  }
+  void gradient(const Results& r, nb::handle stats, int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi) const {
+    safe(), fits(r), range(lo, hi, col_lo, col_hi);
+    if (!r.out.grad) throw std::invalid_argument("grad: missing");
+    Array a;
+    const Statistics* s = take_statistics(a, stats, lo, hi);
+    nb::gil_scoped_release release;
+    kernels->gradient(p, r.out, s, lo, hi, col_lo, col_hi);
+  }
+  void distribution(bool logarithm, nb::handle out, int64_t lo, int64_t hi) const {
+    range(lo, hi, 0, p.cols);
+    Array a;
+    void* to = a.take(out, size_of(p.type), true, p.rows, p.cols, "out");
+    nb::gil_scoped_release release;
+    kernels->distribution(p, logarithm, to, a.stride, lo, hi);
+  }
+  void product(nb::handle vector, nb::handle out, int64_t lo, int64_t hi) const {
+    safe(), range(lo, hi, 0, p.cols);
+    Array a, b;
+    const void* v = a.take(vector, size_of(p.type), false, p.rows, p.cols, "vector");
+    void* to = b.take(out, size_of(p.type), true, p.rows, p.cols, "out");
+    nb::gil_scoped_release release;
+    kernels->product(p, v, a.stride, to, b.stride, lo, hi);
+  }
+};
+
+// Softmax or log-softmax along the last axis of contiguous arrays: one call for a small array.
+void distribute(nb::handle logits, nb::handle out, int64_t cols, int type, bool logarithm, double scale, double softcap,
+                double temperature) {
+  struct Flat {
+    Py_buffer view = {};
+    bool held = false;
+    Flat(nb::handle object, int flags) {
+      if (PyObject_GetBuffer(object.ptr(), &view, flags | PyBUF_ND)) throw nb::python_error();
+      held = true;
+    }
+    ~Flat() { if (held) PyBuffer_Release(&view); }
+  };
+  const Flat in(logits, PyBUF_SIMPLE), to(out, PyBUF_WRITABLE);
+  const int size = size_of(Type(type));
+  if (cols < 1 || in.view.len != to.view.len || in.view.itemsize != size || to.view.itemsize != size ||
+      in.view.len % (cols * size) != 0)
+    throw std::invalid_argument("arrays that do not fit");
+  Problem p = {};
+  p.type = Type(type), p.logits = in.view.buf, p.cols = p.stride = cols, p.rows = in.view.len / (cols * size);
+  p.scale = scale, p.softcap = softcap, p.temperature = temperature, p.ce_factor = p.z_factor = 1;
+  selected.load()->distribution(p, logarithm, to.view.buf, cols, 0, p.rows);
+}
+
+std::vector<std::string> variants() {
+  std::vector<std::string> names;
+  for (const Kernels* const* k = available(); *k; ++k) names.emplace_back((*k)->name);
+  return names;
+}
+void select_variant(const std::string& name) {
+  for (const Kernels* const* k = available(); *k; ++k)
+    if (name == (*k)->name) return selected.store(*k);
+  throw std::invalid_argument("no such instruction set: " + name);
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+  selected.store(available()[0]);
+  m.attr("tile") = tile;
+  m.attr("panel") = panel;
+  m.attr("statistics_size") = sizeof(Statistics);
+  m.def("variants", &variants, "Instruction sets that were compiled and that this processor runs, best first.");
+  m.def("variant", [] { return std::string(selected.load()->name); }, "The instruction set in use.");
+  m.def("select", &select_variant, nb::arg("name"), "Use another instruction set for every head made from now on.");
+
+  m.def("distribute", &distribute, nb::arg("logits"), nb::arg("out"), nb::arg("cols"), nb::arg("type"), nb::arg("logarithm"),
+        nb::arg("logit_scale"), nb::arg("softcap"), nb::arg("temperature"),
+        "Softmax or log-softmax along the last axis of contiguous arrays.");
+  nb::class_<Results>(m, "Results", "Buffers that a head writes into; None for what is not wanted.")
+      .def(nb::init<int64_t, int64_t, int, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
+                    bool>(),
+           nb::arg("rows"), nb::arg("cols"), nb::arg("type"), nb::arg("loss").none(), nb::arg("lse").none(),
+           nb::arg("log_prob").none(), nb::arg("argmax").none(), nb::arg("rank").none(), nb::arg("entropy").none(),
+           nb::arg("grad").none(), nb::arg("stream"));
+  nb::class_<Head>(m, "Head", "A batch of logits with its targets and options, whose row ranges can be computed.")
+      .def(nb::init<nb::handle, int, int, nb::handle, int, bool, nb::handle, int, nb::handle, nb::handle,
+                    std::optional<int64_t>, double, bool, double, double, double, double>(),
+           nb::arg("logits"), nb::arg("type"), nb::arg("target"), nb::arg("labels").none(), nb::arg("label_bytes"),
+           nb::arg("label_signed"), nb::arg("values").none(), nb::arg("value_type"), nb::arg("class_weight").none(),
+           nb::arg("row_weight").none(), nb::arg("ignore_index").none(), nb::arg("label_smoothing"),
+           nb::arg("smooth_finite_only"), nb::arg("logit_scale"), nb::arg("softcap"), nb::arg("temperature"),
+           nb::arg("z_loss"))
+      .def("totals", &Head::totals)
+      .def("set_factors", [](Head& h, double ce, double z) { h.p.ce_factor = ce, h.p.z_factor = z; }, nb::arg("ce"), nb::arg("z"))
+      .def("rows", &Head::rows, nb::arg("results"), nb::arg("lo"), nb::arg("hi"))
+      .def("statistics", &Head::statistics, nb::arg("lo"), nb::arg("hi"), nb::arg("col_lo"), nb::arg("col_hi"),
+           nb::arg("by_products"), nb::arg("into"))
+      .def("merge", &Head::merge, nb::arg("into"), nb::arg("other"))
+      .def("finish", &Head::finish, nb::arg("results"), nb::arg("statistics"), nb::arg("lo"), nb::arg("hi"))
+      .def("gradient", &Head::gradient, nb::arg("results"), nb::arg("statistics"), nb::arg("lo"), nb::arg("hi"),
+           nb::arg("col_lo"), nb::arg("col_hi"))
+      .def("distribution", &Head::distribution, nb::arg("logarithm"), nb::arg("out"), nb::arg("lo"), nb::arg("hi"))
+      .def("product", &Head::product, nb::arg("vector"), nb::arg("out"), nb::arg("lo"), nb::arg("hi"));
+}

@@ -1,0 +1,115 @@
+// The contract of softgrad's kernels.
+//
+// Three kernels do all the arithmetic of the head (src/softgrad/reference.py has the same under the same names):
+//
+//   statistics   row statistics of a range of columns                 reads the logits once
+//   gradient     the gradient from statistics                         reads the logits, writes the gradient
+//   product      Jacobian and Hessian products                        reads logits and vector twice, writes once
+//
+// and `rows` runs the first two row by row, while the row is still in the L2 cache, so that a batch costs one read and
+// one write of memory.  `distribution` is the gradient kernel with nothing subtracted, or the logarithm instead.
+//
+// Rules.  Every kernel is a pure function of a row range [lo, hi): no Python, no thread, no allocation, no global.
+// Inputs are never written; the gradient and the distribution may alias the logits exactly (same address and stride),
+// the product may alias its vector.  Rows are `stride` elements apart, columns are adjacent.  Labels have been checked
+// (bind.cpp) before a kernel sees them: each is in [0, cols), or ignored, or its row has weight 0.
+//
+// Precision.  float32, bfloat16 and float16 are computed in float32, float64 in float64; the statistics of a tile of
+// `tile` columns are merged in double, and the loss is a double.  A row's bits depend on the row, the options and the
+// instruction set alone: tiles and panels are fixed, whoever computes them.
+#pragma once
+
+#include <cstdint>
+
+namespace softgrad {
+
+enum class Type : int32_t { f32, f64, bf16, f16 };
+enum class Target : int32_t { none, index, dense, sparse };
+
+constexpr int64_t tile = 2048;        // columns whose logits stay in the L1 cache between the loops of a kernel
+constexpr int64_t panel = 16 * tile;  // columns that one caller of `statistics` summarises: the unit of a column split
+
+struct Problem {
+  const void* logits;
+  int64_t rows, cols, stride;
+  Type type;
+
+  Target target;
+  const void* labels;  // index: one label a row; sparse: `width` a row, −1 pads, duplicates add up
+  int32_t label_bytes;
+  bool label_signed;
+  int64_t label_stride, width;
+  const void* values;  // dense or sparse target values, of any storage type
+  Type value_type;
+  int64_t value_stride;
+
+  const void* class_weight;  // nullptr, or `cols` numbers of the arithmetic type (float, or double for f64)
+  double class_weight_total;
+  const double* row_weight;  // nullptr: all 1.  A row of weight 0 is ignored, whatever it holds
+  bool has_ignore;
+  int64_t ignore_index;
+
+  double smoothing;  // ε
+  bool finite_only;  // spread ε over the classes that are not masked (−inf)
+  double scale;      // s, finite and not 0
+  double softcap;    // c, or 0 for none
+  double temperature;
+  double z_loss;     // λ
+  double ce_factor;  // of the cross-entropy part of every row: 1, or 1 / the mean's denominator
+  double z_factor;   // of the z-loss part
+};
+
+// What a range of columns says about a row; `merge` in kernels.inc.cpp makes two into one.
+// Distances d = u − max u are taken before anything is multiplied or added, so offsets of ±1e30 cost nothing.
+struct Statistics {
+  double peak;                      // the logit (softcap: the transformed logit) of the largest u
+  double sum;                       // Σ exp d
+  double moment;                    // Σ d exp d
+  double smooth_mass, smooth_dot;   // Σ w, Σ w d over the classes that smoothing reaches
+  double finite;                    // how many those are
+  double target_mass, target_dot;   // Σ w y, Σ w y d with 0·∞ = 0
+  double plain_mass, plain_dot;     // Σ y, Σ y d: the target's log-probability
+  double best;                      // the largest s·o up to |s|: what the arg-max is about
+  int64_t argmax, rank;
+};
+
+struct Outputs {       // each may be nullptr
+  double* loss;        // the row's share of the total
+  double* lse;
+  double* log_prob;
+  int64_t* argmax;
+  int64_t* rank;
+  double* entropy;
+  void* grad;          // of the logits' type
+  int64_t grad_stride;
+  bool stream;         // bypass the cache: pays where the gradient is larger than it, and is not the logits
+};
+
+inline bool wants_by_products(const Outputs& out) { return out.argmax || out.rank || out.entropy || out.log_prob; }
+
+struct Kernels {
+  const char* name;
+  void (*rows)(const Problem&, const Outputs&, int64_t lo, int64_t hi);
+  // Columns [col_lo, col_hi) of the rows [lo, hi) into out[0 … hi−lo): one panel at most, or whole panels.
+  void (*statistics)(const Problem&, int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi, bool by_products,
+                     Statistics* out);
+  void (*merge)(const Problem&, Statistics* into, const Statistics* from, int64_t count);
+  // From whole-row statistics stats[0 … hi−lo): the loss and by-products, and the gradient of columns [col_lo, col_hi).
+  void (*finish)(const Problem&, const Outputs&, const Statistics* stats, int64_t lo, int64_t hi);
+  void (*gradient)(const Problem&, const Outputs&, const Statistics* stats, int64_t lo, int64_t hi, int64_t col_lo,
+                   int64_t col_hi);
+  // out = S, or log S.
+  void (*distribution)(const Problem&, bool logarithm, void* out, int64_t out_stride, int64_t lo, int64_t hi);
+  // out = H v, the Hessian of the row's share of the total; with Target::none, out = ∂S/∂o v.
+  void (*product)(const Problem&, const void* vector, int64_t vector_stride, void* out, int64_t out_stride, int64_t lo,
+                  int64_t hi);
+};
+
+namespace baseline { extern const Kernels kernels; }
+namespace avx2 { extern const Kernels kernels; }
+namespace avx512 { extern const Kernels kernels; }
+
+// dispatch.cpp.  The variants that were compiled and that this processor runs, best first; nullptr ends the list.
+const Kernels* const* available();
+
+}  // namespace softgrad

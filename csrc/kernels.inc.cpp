@@ -1,0 +1,687 @@
+// The maths of the head, once, for every instruction set and storage type.  Included inside the namespace of a
+// variant (kernels_*.cpp); the contract is kernels.h, the readable twin is src/softgrad/reference.py.
+//
+// A row is walked in tiles that stay in the L1 cache.  Each loop below does one thing to a tile: find the peak, sum
+// the exponentials, dot the distances with targets, write the gradient.  An option that is not used costs nothing,
+// because its loop does not run.  Under a softcap the tile is first transformed into a scratch array, which the same
+// loops then read.
+
+template <class T> struct ArithmeticOf { using type = float; };
+template <> struct ArithmeticOf<double> { using type = double; };
+template <class T> using Arithmetic = typename ArithmeticOf<T>::type;
+
+// --- walking a tile ------------------------------------------------------------------------------------------------
+
+// f(width, j, n): four vectors at j (width 4), or one (width 1) of which the first n columns count.
+template <int U> struct Width {
+  static constexpr int value = U;
+};
+template <class A, class F> FORCE_INLINE inline void each_vector(int64_t n, F f) {
+  constexpr int64_t L = lanes<A>;
+  int64_t j = 0;
+  for (; j + 4 * L <= n; j += 4 * L) f(Width<4>{}, j, L);
+  for (; j + L <= n; j += L) f(Width<1>{}, j, L);
+  if (j < n) f(Width<1>{}, j, n - j);
+}
+template <class A, int U, class T> FORCE_INLINE inline Pack<A, U> read(const T* p, int64_t n, A fill) {
+  Pack<A, U> x;
+  if (U == 1 && n != lanes<A>) x.v[0] = load_part<A>(p, n, fill);
+  else for (int q = 0; q < U; ++q) x.v[q] = load(p + q * lanes<A>);
+  return x;
+}
+template <class A, int U, class T> FORCE_INLINE inline void write(T* p, const Pack<A, U>& x, int64_t n) {
+  if (U == 1 && n != lanes<A>) store_part<A>(p, x.v[0], n);
+  else for (int q = 0; q < U; ++q) store(p + q * lanes<A>, x.v[q]);
+}
+
+// u − max u as the loops see it: (x − peak)·k.  Under a softcap x is u itself and k is 1.
+template <class A> struct Distance {
+  A k, sign, masked;  // masked: the value of x that means probability 0
+  explicit Distance(const Problem& p) {
+    k = p.softcap ? A(1) : A(p.scale / p.temperature);
+    sign = k < 0 ? A(-1) : A(1);
+    masked = -sign * infinity<A>;
+  }
+  A reference(A peak) const { return peak == masked ? -sign * std::numeric_limits<A>::max() : peak; }
+};
+
+template <class T, bool Unit, class A = Arithmetic<T>> A find_peak(const T* x, int64_t n, Distance<A> u) {
+  const V<A> low = splat<A>(-infinity<A>);
+  Pack<A, 4> m = {{low, low, low, low}};
+  each_vector<A>(n, [&](auto width, int64_t j, int64_t c) FORCE_INLINE {
+    constexpr int U = decltype(width)::value;
+    Pack<A, U> v = read<A, U>(x + j, c, u.masked);
+    if (!Unit) v = v * u.sign;
+    for (int q = 0; q < U; ++q) m.v[q] = max_of(v.v[q], m.v[q]);
+  });
+  return u.sign * max_lanes<A>(max_of(max_of(m.v[0], m.v[1]), max_of(m.v[2], m.v[3])));
+}
+
+template <class T, bool Unit, bool Moment, class A = Arithmetic<T>>
+void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, double& sum, double& moment) {
+  Pack<A, 4> s = {}, e = {};
+  each_vector<A>(n, [&](auto width, int64_t j, int64_t c) FORCE_INLINE {
+    constexpr int U = decltype(width)::value;
+    Pack<A, U> d = read<A, U>(x + j, c, u.masked) - peak;
+    if (!Unit) d = d * u.k;
+    const Pack<A, U> p = exp_of(d);
+    accumulate(s, p);
+    if (!Moment) return;
+    Pack<A, U> m = p * d;
+    for (int q = 0; q < U; ++q) m.v[q] = d.v[q] == -infinity<A> ? V<A>{} : m.v[q];
+    accumulate(e, m);
+  });
+  sum = sum_pack(s);
+  moment = Moment ? sum_pack(e) : A(0);
+}
+
+// Σ w and Σ w d with 0·∞ = 0; w = 1 everywhere without `weight`.
+template <class T, bool Weighted, class A = Arithmetic<T>>
+void dot_distance(const T* x, const A* weight, int64_t n, Distance<A> u, A peak, double& mass, double& dot) {
+  Pack<A, 4> s = {}, q = {};
+  each_vector<A>(n, [&](auto width, int64_t j, int64_t c) FORCE_INLINE {
+    constexpr int U = decltype(width)::value;
+    const Pack<A, U> d = (read<A, U>(x + j, c, peak) - peak) * u.k;
+    if (!Weighted) return accumulate(q, d);
+    const Pack<A, U> w = read<A, U>(weight + j, c, A(0));
+    accumulate(s, w);
+    Pack<A, U> wd = w * d;
+    for (int i = 0; i < U; ++i) wd.v[i] = w.v[i] == A(0) ? V<A>{} : wd.v[i];
+    accumulate(q, wd);
+  });
+  mass = Weighted ? double(sum_pack(s)) : double(n);
+  dot = sum_pack(q);
+}
+
+// How many x lie beyond `own` in the direction of `sign`.
+template <class T, class A = Arithmetic<T>> int64_t count_beyond(const T* x, int64_t n, A sign, A own) {
+  I<A> count = {};
+  each_vector<A>(n, [&](auto width, int64_t j, int64_t c) FORCE_INLINE {
+    constexpr int U = decltype(width)::value;
+    const Pack<A, U> v = read<A, U>(x + j, c, -sign * infinity<A>) * sign;
+    for (int q = 0; q < U; ++q) count -= v.v[q] > own * sign;
+  });
+  int64_t total = 0;
+  for (int i = 0; i < lanes<A>; ++i) total += count[i];
+  return total;
+}
+
+// --- scratch tiles -------------------------------------------------------------------------------------------------
+
+template <class T, class A = Arithmetic<T>> void transform_tile(const Problem& p, const T* x, int64_t n, A* u) {
+  const A inner = A(p.scale / p.softcap), outer = A(p.softcap / p.temperature);
+  each_vector<A>(n, [&](auto width, int64_t j, int64_t c) FORCE_INLINE {
+    constexpr int U = decltype(width)::value;
+    const Pack<A, U> v = read<A, U>(x + j, c, A(0)) * inner, inf = v - v;  // NaN at ±∞ and NaN, else 0
+    Pack<A, U> z = tanh_of(v) * outer;
+    for (int q = 0; q < U; ++q) z.v[q] = inf.v[q] != inf.v[q] ? v.v[q] : z.v[q];  // −inf stays, +inf and NaN spoil
+    write(u + j, z, c);
+  });
+}
+
+template <class A> void read_values(const void* data, Type type, int64_t at, int64_t n, A* to) {
+  switch (type) {
+    case Type::f32: for (int64_t j = 0; j < n; ++j) to[j] = A(static_cast<const float*>(data)[at + j]); break;
+    case Type::f64: for (int64_t j = 0; j < n; ++j) to[j] = A(static_cast<const double*>(data)[at + j]); break;
+    case Type::bf16: for (int64_t j = 0; j < n; ++j) to[j] = A(widen(static_cast<const Bf16*>(data)[at + j])); break;
+    case Type::f16: for (int64_t j = 0; j < n; ++j) to[j] = A(widen(static_cast<const F16*>(data)[at + j])); break;
+  }
+}
+
+inline int64_t label_at(const Problem& p, int64_t i) {
+  switch (p.label_bytes * 2 + p.label_signed) {
+    case 2: return static_cast<const uint8_t*>(p.labels)[i];
+    case 3: return static_cast<const int8_t*>(p.labels)[i];
+    case 4: return static_cast<const uint16_t*>(p.labels)[i];
+    case 5: return static_cast<const int16_t*>(p.labels)[i];
+    case 8: return static_cast<const uint32_t*>(p.labels)[i];
+    case 9: return static_cast<const int32_t*>(p.labels)[i];
+    case 16: return int64_t(static_cast<const uint64_t*>(p.labels)[i]);
+    default: return static_cast<const int64_t*>(p.labels)[i];
+  }
+}
+template <class A> double class_weight(const Problem& p, int64_t j) {
+  return p.class_weight ? double(static_cast<const A*>(p.class_weight)[j]) : 1.0;
+}
+template <class A> double value_at(const Problem& p, int64_t at) {
+  A v;
+  read_values<A>(p.values, p.value_type, at, 1, &v);
+  return v;
+}
+// Each target of row i with its value: f(column, value).
+template <class A, class F> void each_target(const Problem& p, int64_t i, F f) {
+  if (p.target == Target::index) f(label_at(p, i * p.label_stride), 1.0);
+  if (p.target == Target::sparse)
+    for (int64_t r = 0; r < p.width; ++r)
+      if (const int64_t j = label_at(p, i * p.label_stride + r); j >= 0) f(j, value_at<A>(p, i * p.value_stride + r));
+}
+
+// to_j = soft·w_j y_j + smooth·w_j over a tile: what the gradient subtracts, and what the loss dots with.
+template <class T, class A = Arithmetic<T>>
+void target_tile(const Problem& p, int64_t i, const T* x, int64_t col, int64_t n, double soft, double smooth, A* to) {
+  const A* w = p.class_weight ? static_cast<const A*>(p.class_weight) + col : nullptr;
+  const A a = A(soft), b = A(smooth);
+  if (p.target == Target::dense && soft != 0) {
+    read_values<A>(p.values, p.value_type, i * p.value_stride + col, n, to);
+    for (int64_t j = 0; j < n; ++j) to[j] = a * to[j];
+  } else {
+    for (int64_t j = 0; j < n; ++j) to[j] = 0;
+  }
+  if (smooth != 0 && p.finite_only) {
+    const A masked = A(p.scale < 0 ? 1 : -1) * infinity<A>;
+    for (int64_t j = 0; j < n; ++j) to[j] += A(widen(x[j])) == masked ? A(0) : b;
+  } else if (smooth != 0) {
+    for (int64_t j = 0; j < n; ++j) to[j] += b;
+  }
+  if (w) for (int64_t j = 0; j < n; ++j) to[j] *= w[j];
+  if (soft != 0)
+    each_target<A>(p, i, [&](int64_t j, double y) {
+      if (j >= col && j < col + n) to[j - col] += A(soft * class_weight<A>(p, j) * y);
+    });
+}
+
+// --- statistics ----------------------------------------------------------------------------------------------------
+
+inline void merge_one(double k, Statistics& a, const Statistics& b) {
+  const double sign = k < 0 ? -1 : 1, masked = -sign * infinity<double>;
+  const double peak = sign * max_of(sign * a.peak, sign * b.peak);
+  const auto shifted = [&](Statistics s) {
+    if (s.peak == masked || s.peak == peak) return s;
+    const double d = (s.peak - peak) * k, scale = std::exp(d);
+    if (s.smooth_mass != 0) s.smooth_dot += s.smooth_mass * d;
+    if (s.target_mass != 0) s.target_dot += s.target_mass * d;
+    if (s.plain_mass != 0) s.plain_dot += s.plain_mass * d;
+    s.moment = scale == 0 ? 0 : scale * (s.moment + s.sum * d);
+    s.sum *= scale;
+    return s;
+  };
+  const Statistics l = shifted(a), r = shifted(b);
+  a.peak = peak;
+  a.sum = l.sum + r.sum;
+  a.moment = l.moment + r.moment;
+  a.smooth_mass = l.smooth_mass + r.smooth_mass;
+  a.smooth_dot = l.smooth_dot + r.smooth_dot;
+  a.finite = l.finite + r.finite;
+  a.target_mass = l.target_mass + r.target_mass;
+  a.target_dot = l.target_dot + r.target_dot;
+  a.plain_mass = l.plain_mass + r.plain_mass;
+  a.plain_dot = l.plain_dot + r.plain_dot;
+  if (r.best > l.best) a.best = r.best, a.argmax = r.argmax;
+  a.rank = l.rank + r.rank;
+}
+inline double distance_scale(const Problem& p) { return p.softcap ? 1.0 : p.scale / p.temperature; }
+inline Statistics nothing(double k) {
+  Statistics s = {};
+  s.peak = (k < 0 ? 1 : -1) * infinity<double>;
+  s.best = -infinity<double>;
+  s.argmax = -1;
+  return s;
+}
+
+// One tile: `x` is the storage, `z` what the loops read (the storage, or the transformed scratch).
+template <class T, class Z, class A = Arithmetic<T>>
+Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, int64_t col, int64_t n, bool by_products) {
+  const Distance<A> u(p);
+  Statistics s = nothing(u.k);
+  const bool unit = u.k == A(1);
+  const A top = unit ? find_peak<Z, true>(z, n, u) : find_peak<Z, false>(z, n, u), peak = u.reference(top);
+  s.peak = top;
+  if (by_products && unit) sum_exp<Z, true, true>(z, n, u, peak, s.sum, s.moment);
+  else if (by_products) sum_exp<Z, false, true>(z, n, u, peak, s.sum, s.moment);
+  else if (unit) sum_exp<Z, true, false>(z, n, u, peak, s.sum, s.moment);
+  else sum_exp<Z, false, false>(z, n, u, peak, s.sum, s.moment);
+
+  A w[tile];
+  if (p.smoothing != 0) {
+    if (p.finite_only) {
+      for (int64_t j = 0; j < n; ++j) s.finite += A(widen(z[j])) != u.masked;
+    }
+    if (p.class_weight || p.finite_only) {
+      target_tile<T>(p, i, x, col, n, 0.0, 1.0, w);
+      dot_distance<Z, true>(z, w, n, u, peak, s.smooth_mass, s.smooth_dot);
+    } else {
+      dot_distance<Z, false>(z, w, n, u, peak, s.smooth_mass, s.smooth_dot);
+    }
+  }
+  if (p.target == Target::dense) {
+    target_tile<T>(p, i, x, col, n, 1.0, 0.0, w);
+    dot_distance<Z, true>(z, w, n, u, peak, s.target_mass, s.target_dot);
+    s.plain_mass = s.target_mass, s.plain_dot = s.target_dot;
+    if (by_products && p.class_weight) {
+      read_values<A>(p.values, p.value_type, i * p.value_stride + col, n, w);
+      dot_distance<Z, true>(z, w, n, u, peak, s.plain_mass, s.plain_dot);
+    }
+  }
+  if (by_products) {
+    const A sign = p.scale < 0 ? A(-1) : A(1);
+    Distance<A> raw(p);
+    raw.sign = sign, raw.masked = -sign * infinity<A>;
+    const A best = p.softcap ? find_peak<T, false>(x, n, raw) : top;
+    s.best = sign * best;
+    for (int64_t j = 0; j < n && s.argmax < 0; ++j)
+      if (A(widen(x[j])) == best) s.argmax = col + j;
+    if (p.target == Target::index) {
+      const T* row = x - col;
+      s.rank = count_beyond<T>(x, n, sign, A(widen(row[label_at(p, i * p.label_stride)])));
+    }
+  }
+  return s;
+}
+
+// One panel of row i, with the targets that lie in it.
+template <class T, class A = Arithmetic<T>>
+Statistics panel_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi, bool by_products) {
+  const T* row = static_cast<const T*>(p.logits) + i * p.stride;
+  const double k = distance_scale(p);
+  Statistics s = nothing(k);
+  A z[tile];
+  for (int64_t col = lo; col < hi; col += tile) {
+    const int64_t n = min_of<int64_t>(tile, hi - col);
+    Statistics t;
+    if (p.softcap) {
+      transform_tile<T>(p, row + col, n, z);
+      t = tile_statistics<T, A>(p, i, row + col, z, col, n, by_products);
+    } else {
+      t = tile_statistics<T, T>(p, i, row + col, row + col, col, n, by_products);
+    }
+    if (col == lo) s = t; else merge_one(k, s, t);
+  }
+  const A masked = Distance<A>(p).masked;
+  each_target<A>(p, i, [&](int64_t j, double y) {
+    if (j < lo || j >= hi) return;
+    A x = A(widen(row[j]));
+    if (p.softcap) transform_tile<T>(p, row + j, 1, &x);
+    const double d = x == masked ? -infinity<double> : (double(x) - s.peak) * k, w = class_weight<A>(p, j);
+    s.target_mass += w * y;
+    if (w * y != 0) s.target_dot += w * y * d;
+    s.plain_mass += y;
+    if (y != 0) s.plain_dot += y * d;
+  });
+  return s;
+}
+
+template <class T>
+Statistics range_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi, bool by_products) {
+  Statistics s = panel_statistics<T>(p, i, lo, min_of<int64_t>(lo + panel, hi), by_products);
+  for (int64_t col = lo + panel; col < hi; col += panel)
+    merge_one(distance_scale(p), s, panel_statistics<T>(p, i, col, min_of<int64_t>(col + panel, hi), by_products));
+  return s;
+}
+
+// --- from statistics to the loss and the coefficients of the gradient ----------------------------------------------
+
+inline double row_weight(const Problem& p, int64_t i) {
+  if (p.has_ignore && p.target == Target::index && label_at(p, i * p.label_stride) == p.ignore_index) return 0.0;
+  return p.row_weight ? p.row_weight[i] : 1.0;
+}
+
+struct Row {  // ∂ℓ/∂u_j = mass·S_j − soft·w_j y_j − smooth·w_j, all times the row's factor
+  double lse, log_sum, loss;
+  double mass, soft, smooth;
+  double z;  // 2 λ times the row's factor of the z-loss
+};
+
+inline Row finish_row(const Problem& p, const Statistics& s, double weight) {
+  const double k = distance_scale(p);
+  const bool void_row = s.peak == (k < 0 ? 1 : -1) * infinity<double>;
+  Row r;
+  r.log_sum = void_row ? std::numeric_limits<double>::quiet_NaN() : std::log(s.sum);
+  r.lse = s.peak * k + r.log_sum;
+  const double ce = weight * p.ce_factor, z = weight * p.z_factor;
+  const double share = p.smoothing == 0 ? 0 : p.smoothing / (p.finite_only ? s.finite : double(p.cols));
+  const double mass = (1 - p.smoothing) * s.target_mass + share * s.smooth_mass;
+  double dot = 0;
+  if (p.smoothing != 1) dot += (1 - p.smoothing) * s.target_dot;
+  if (share != 0) dot += share * s.smooth_dot;
+  r.loss = ce * (mass * r.log_sum - dot);
+  r.z = 0;
+  r.mass = ce * mass;
+  if (p.z_loss != 0) {
+    r.loss += z * p.z_loss * r.lse * r.lse;
+    r.z = 2 * p.z_loss * z;
+    r.mass += r.z * r.lse;
+  }
+  r.soft = ce * (1 - p.smoothing);
+  r.smooth = ce * share;
+  return r;
+}
+
+inline void write_outputs(const Problem& p, const Outputs& out, const Statistics& s, const Row& r, int64_t i) {
+  const bool none = r.lse != r.lse;
+  if (out.loss) out.loss[i] = r.loss;
+  if (out.lse) out.lse[i] = r.lse;
+  if (out.log_prob)
+    out.log_prob[i] = p.target == Target::none ? std::numeric_limits<double>::quiet_NaN()
+                                               : s.plain_dot - s.plain_mass * r.log_sum;
+  if (out.argmax) out.argmax[i] = none ? -1 : s.argmax;
+  if (out.rank) out.rank[i] = none || p.target != Target::index ? -1 : s.rank;
+  if (out.entropy) out.entropy[i] = none ? std::numeric_limits<double>::quiet_NaN() : r.log_sum - s.moment / s.sum;
+}
+inline void write_ignored(const Outputs& out, int64_t i) {
+  const double nan = std::numeric_limits<double>::quiet_NaN();
+  if (out.loss) out.loss[i] = 0;
+  if (out.lse) out.lse[i] = nan;
+  if (out.log_prob) out.log_prob[i] = nan;
+  if (out.argmax) out.argmax[i] = -1;
+  if (out.rank) out.rank[i] = -1;
+  if (out.entropy) out.entropy[i] = nan;
+}
+
+// --- gradient ------------------------------------------------------------------------------------------------------
+
+// to_j = c·exp((x_j − peak)·k) − sub_j, or − `constant` without `sub`.  Streaming starts where `to` is aligned for it.
+template <class T, bool Unit, bool Subtract, bool Stream, class A = Arithmetic<T>>
+void gradient_loop(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant, const A* sub, T* to) {
+  const auto part = [&](auto width, int64_t j, int64_t count, bool aligned) FORCE_INLINE {
+    constexpr int U = decltype(width)::value;
+    Pack<A, U> d = read<A, U>(x + j, count, u.masked) - peak;
+    if (!Unit) d = d * u.k;
+    Pack<A, U> g = exp_of(d) * c;
+    g = Subtract ? g - read<A, U>(sub + j, count, A(0)) : g - constant;
+    if (Stream && aligned) for (int q = 0; q < U; ++q) stream(to + j + q * lanes<A>, g.v[q]);
+    else write(to + j, g, count);
+  };
+  constexpr int64_t L = lanes<A>, bytes = L * int64_t(sizeof(T));
+  int64_t head = 0;
+  if (Stream) {
+    const int64_t off = int64_t(reinterpret_cast<uintptr_t>(to) % bytes);
+    head = off ? min_of(n, (bytes - off) / int64_t(sizeof(T))) : 0;
+    if (head) part(Width<1>{}, int64_t(0), head, false);
+  }
+  each_vector<A>(n - head, [&](auto width, int64_t j, int64_t count) FORCE_INLINE {
+    part(width, head + j, count, count == L);
+  });
+}
+template <class T, bool Unit, class A = Arithmetic<T>>
+void gradient_tile(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant, const A* sub, T* to, bool streaming) {
+  if (sub && streaming) gradient_loop<T, Unit, true, true>(x, n, u, peak, c, constant, sub, to);
+  else if (sub) gradient_loop<T, Unit, true, false>(x, n, u, peak, c, constant, sub, to);
+  else if (streaming) gradient_loop<T, Unit, false, true>(x, n, u, peak, c, constant, sub, to);
+  else gradient_loop<T, Unit, false, false>(x, n, u, peak, c, constant, sub, to);
+}
+
+// ∂u/∂o of a softcap from u itself: (s/τ)(1 − th²) with th = u τ / c; a masked logit has none.
+template <class A, int U>
+FORCE_INLINE inline void cap_slopes(const Problem& p, const Pack<A, U>& u, Pack<A, U>& slope, Pack<A, U>& curve) {
+  const Pack<A, U> th = u * A(p.temperature / p.softcap), room = map(th * th, [](V<A> x) { return A(1) - x; });
+  slope = room * A(p.scale / p.temperature);
+  curve = th * room * A(-2 * p.scale * p.scale / (p.temperature * p.softcap));
+  for (int q = 0; q < U; ++q) {
+    slope.v[q] = u.v[q] == -infinity<A> ? V<A>{} : slope.v[q];
+    curve.v[q] = u.v[q] == -infinity<A> ? V<A>{} : curve.v[q];
+  }
+}
+
+template <class T, class A = Arithmetic<T>>
+void row_gradient(const Problem& p, int64_t i, const Statistics& s, double weight, const T* row, int64_t lo, int64_t hi,
+                  T* to, bool streaming) {
+  if (weight == 0) {
+    for (int64_t j = lo; j < hi; ++j) narrow(A(0), to + j);
+    return;
+  }
+  const Row r = finish_row(p, s, weight);
+  const Distance<A> u(p);
+  const A peak = A(s.peak);
+  const double c = s.peak == double(u.masked) ? std::numeric_limits<double>::quiet_NaN() : r.mass / s.sum;
+  const double k = p.softcap ? 1.0 : p.scale / p.temperature;  // du/do of a softcap comes per column
+  const bool one_by_one = p.target == Target::index && !(p.class_weight && p.smoothing != 0) && !p.softcap;
+  const bool by_tile = !(one_by_one || p.target == Target::none) || (p.finite_only && p.smoothing != 0) || p.softcap;
+  // The single target is read before the row may be written over, and its gradient rounded once, at the end.
+  const int64_t y = p.target == Target::index ? label_at(p, i * p.label_stride) : -1;
+  double own = 0;
+  if (!by_tile && y >= lo && y < hi)
+    own = k * (c * double(exp_scalar<A>((A(widen(row[y])) - peak) * u.k)) -
+               (r.soft + r.smooth) * class_weight<A>(p, y));
+  A z[tile], sub[tile];
+  for (int64_t col = lo; col < hi; col += tile) {
+    const int64_t n = min_of<int64_t>(tile, hi - col);
+    if (by_tile) target_tile<T>(p, i, row + col, col, n, k * r.soft, k * r.smooth, sub);
+    if (!p.softcap) {
+      const auto loop = u.k == A(1) ? gradient_tile<T, true> : gradient_tile<T, false>;
+      loop(row + col, n, u, peak, A(k * c), A(k * r.smooth), by_tile ? sub : nullptr, to + col, streaming);
+      continue;
+    }
+    transform_tile<T>(p, row + col, n, z);
+    each_vector<A>(n, [&](auto width, int64_t j, int64_t part) FORCE_INLINE {
+    constexpr int U = decltype(width)::value;
+      const Pack<A, U> v = read<A, U>(z + j, part, u.masked);
+      Pack<A, U> slope, curve;
+      cap_slopes(p, v, slope, curve);
+      const Pack<A, U> g = exp_of(v - peak) * A(c) - read<A, U>(sub + j, part, A(0));
+      write(to + col + j, g * slope, part);
+    });
+  }
+  if (!by_tile && y >= lo && y < hi) narrow(A(own), to + y);
+}
+
+// --- few classes: the lanes of a vector are rows -------------------------------------------------------------------
+
+constexpr int64_t narrow_cols = 32;
+
+inline bool is_narrow(const Problem& p, const Outputs& out) {
+  return p.cols <= narrow_cols && p.target == Target::index && !p.softcap && p.smoothing == 0 && !wants_by_products(out);
+}
+
+template <class T, class A = Arithmetic<T>>
+void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
+  constexpr int64_t L = lanes<A>;
+  const Distance<A> u(p);
+  const int64_t cols = p.cols;
+  const A ce = A(p.ce_factor), z = A(p.z_loss * p.z_factor), none = std::numeric_limits<A>::quiet_NaN();
+  alignas(64) A x[narrow_cols * L];  // column j of the L rows lies at x + j L
+  alignas(64) A weight[L], own[L], log_sum[L], loss[L], lse[L], scale[L], target[L];
+  int64_t label[L];
+  for (int64_t first = lo; first < hi; first += L) {
+    const int64_t count = min_of(L, hi - first);  // the last block repeats its last row
+    const T* rows = static_cast<const T*>(p.logits) + first * p.stride;
+    for (int64_t r = 0; r < L; ++r) {
+      const int64_t i = min_of(r, count - 1);
+      for (int64_t j = 0; j < cols; ++j) x[j * L + r] = A(widen(rows[i * p.stride + j]));
+      weight[r] = A(row_weight(p, first + i));
+      label[r] = weight[r] == 0 ? 0 : label_at(p, (first + i) * p.label_stride);
+      own[r] = x[label[r] * L + r];
+    }
+    V<A> peak = splat<A>(-infinity<A>), sum = {};
+    for (int64_t j = 0; j < cols; ++j) peak = max_of(load(x + j * L) * u.sign, peak);
+    peak *= u.sign;
+    for (int64_t j = 0; j < cols; ++j) {
+      const Pack<A, 1> e = exp_of(Pack<A, 1>{{(load(x + j * L) - peak) * u.k}});
+      store(x + j * L, e.v[0]);
+      sum += e.v[0];
+    }
+    sum = peak == u.masked ? splat<A>(none) : sum;
+    for (int64_t r = 0; r < L; ++r) log_sum[r] = std::log(sum[r]);
+    for (int64_t r = 0; r < L; ++r) {
+      const A w = p.class_weight ? static_cast<const A*>(p.class_weight)[label[r]] : A(1), share = weight[r] * ce * w;
+      const A d = own[r] == u.masked ? -infinity<A> : (own[r] - peak[r]) * u.k;
+      lse[r] = peak[r] * u.k + log_sum[r];
+      loss[r] = share == 0 ? share * log_sum[r] : share * (log_sum[r] - d);
+      A mass = share;
+      if (p.z_loss != 0) loss[r] += weight[r] * z * lse[r] * lse[r], mass += 2 * weight[r] * z * lse[r];
+      scale[r] = u.k * mass / sum[r];
+      target[r] = scale[r] * x[label[r] * L + r] - u.k * share;  // fused or not, rounded to storage once
+    }
+    for (int64_t r = 0; r < count; ++r) {
+      if (out.loss) out.loss[first + r] = weight[r] == 0 ? 0 : loss[r];
+      if (out.lse) out.lse[first + r] = weight[r] == 0 ? none : lse[r];
+    }
+    if (!out.grad) continue;
+    const V<A> factor = load(scale);
+    for (int64_t j = 0; j < cols; ++j) store(x + j * L, load(x + j * L) * factor);
+    T* to = static_cast<T*>(out.grad) + first * out.grad_stride;
+    for (int64_t r = 0; r < count; ++r, to += out.grad_stride) {
+      const bool ignored = weight[r] == 0;
+      for (int64_t j = 0; j < cols; ++j) narrow(ignored ? A(0) : x[j * L + r], to + j);
+      if (!ignored) narrow(target[r], to + label[r]);
+    }
+  }
+}
+
+// --- the kernels over a row range ----------------------------------------------------------------------------------
+
+template <class T> void finish_range(const Problem& p, const Outputs& out, const Statistics* stats, int64_t lo, int64_t hi) {
+  for (int64_t i = lo; i < hi; ++i) {
+    const double weight = row_weight(p, i);
+    if (weight == 0) write_ignored(out, i);
+    else write_outputs(p, out, stats[i - lo], finish_row(p, stats[i - lo], weight), i);
+  }
+}
+
+template <class T>
+void gradient_range(const Problem& p, const Outputs& out, const Statistics* stats, int64_t lo, int64_t hi, int64_t col_lo,
+                    int64_t col_hi) {
+  for (int64_t i = lo; i < hi; ++i)
+    row_gradient<T>(p, i, stats[i - lo], row_weight(p, i), static_cast<const T*>(p.logits) + i * p.stride, col_lo, col_hi,
+                    static_cast<T*>(out.grad) + i * out.grad_stride, out.stream);
+}
+
+template <class T> void rows_range(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
+  if (is_narrow(p, out)) return narrow_rows<T>(p, out, lo, hi);
+  const bool by_products = wants_by_products(out);
+  for (int64_t i = lo; i < hi; ++i) {
+    Statistics s = {};
+    if (row_weight(p, i) != 0) s = range_statistics<T>(p, i, 0, p.cols, by_products);
+    finish_range<T>(p, out, &s, i, i + 1);
+    if (out.grad) gradient_range<T>(p, out, &s, i, i + 1, 0, p.cols);
+  }
+}
+
+template <class T>
+void statistics_range(const Problem& p, int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi, bool by_products,
+                      Statistics* out) {
+  for (int64_t i = lo; i < hi; ++i)
+    out[i - lo] = row_weight(p, i) == 0 ? nothing(distance_scale(p))
+                                        : range_statistics<T>(p, i, col_lo, col_hi, by_products);
+}
+
+void merge_range(const Problem& p, Statistics* into, const Statistics* from, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) merge_one(distance_scale(p), into[i], from[i]);
+}
+
+// f(u, j, n, x): every tile of row i with the transformed logits that the loops read, storage or scratch.
+template <class T, class F, class A = Arithmetic<T>> void each_tile(const Problem& p, int64_t i, F f) {
+  const T* row = static_cast<const T*>(p.logits) + i * p.stride;
+  A z[tile];
+  for (int64_t col = 0; col < p.cols; col += tile) {
+    const int64_t n = min_of<int64_t>(tile, p.cols - col);
+    if (p.softcap) transform_tile<T>(p, row + col, n, z), f(static_cast<const A*>(z), col, n, row + col);
+    else f(row + col, col, n, row + col);
+  }
+}
+
+template <class T, class A = Arithmetic<T>>
+void distribution_range(const Problem& p, bool logarithm, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
+  const Distance<A> u(p);
+  for (int64_t i = lo; i < hi; ++i) {
+    const Statistics s = range_statistics<T>(p, i, 0, p.cols, false);
+    const Row r = finish_row(p, s, 1.0);
+    const A peak = A(s.peak), log_sum = A(r.log_sum), c = r.log_sum != r.log_sum ? A(r.log_sum) : A(1 / s.sum);
+    T* to = static_cast<T*>(out) + i * out_stride;
+    each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T*) {
+      each_vector<A>(n, [&](auto width, int64_t j, int64_t part) FORCE_INLINE {
+    constexpr int U = decltype(width)::value;
+        const Pack<A, U> d = (read<A, U>(z + j, part, u.masked) - peak) * u.k;
+        write(to + col + j, logarithm ? d - log_sum : exp_of(d) * c, part);
+      });
+    });
+  }
+}
+
+template <class T, class A = Arithmetic<T>>
+void product_range(const Problem& p, const void* vector, int64_t vector_stride, void* out, int64_t out_stride, int64_t lo,
+                   int64_t hi) {
+  const Distance<A> u(p);
+  const A flat = A(p.scale / p.temperature);
+  A sub[tile];
+  for (int64_t i = lo; i < hi; ++i) {
+    const T* v = static_cast<const T*>(vector) + i * vector_stride;
+    T* to = static_cast<T*>(out) + i * out_stride;
+    const double weight = row_weight(p, i);
+    if (weight == 0) {
+      for (int64_t j = 0; j < p.cols; ++j) narrow(A(0), to + j);
+      continue;
+    }
+    const Statistics s = range_statistics<T>(p, i, 0, p.cols, false);
+    Row r = finish_row(p, s, weight);
+    const bool jacobian = p.target == Target::none;  // ∂S/∂o v: one D instead of two, and no ∂ℓ/∂u
+    if (jacobian) r.mass = weight;
+    const A peak = A(s.peak);
+    const A inverse = s.peak == double(u.masked) ? std::numeric_limits<A>::quiet_NaN() : A(1 / s.sum);
+    const auto slopes = [&](const auto& z, auto& slope, auto& curve) FORCE_INLINE {
+      if (p.softcap) return cap_slopes(p, z, slope, curve);
+      slope = map(z, [&](V<A>) FORCE_INLINE { return splat<A>(flat); });
+      curve = map(z, [&](V<A>) FORCE_INLINE { return V<A>{}; });
+    };
+    double along = 0;  // S · D v
+    each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T*) {
+      Pack<A, 4> dots = {};
+      each_vector<A>(n, [&](auto width, int64_t j, int64_t part) FORCE_INLINE {
+        constexpr int U = decltype(width)::value;
+        const Pack<A, U> x = read<A, U>(z + j, part, u.masked);
+        Pack<A, U> slope, curve;
+        slopes(x, slope, curve);
+        accumulate(dots, exp_of((x - peak) * u.k) * (slope * read<A, U>(v + col + j, part, A(0))));
+      });
+      along += sum_pack(dots);
+    });
+    along /= s.sum;
+    const A mass = A(r.mass), mean = A(along), pull = A(r.z * along);
+    each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T* x0) {
+      if (p.softcap && !jacobian) target_tile<T>(p, i, x0, col, n, r.soft, r.smooth, sub);
+      each_vector<A>(n, [&](auto width, int64_t j, int64_t part) FORCE_INLINE {
+        constexpr int U = decltype(width)::value;
+        const Pack<A, U> x = read<A, U>(z + j, part, u.masked), dv = read<A, U>(v + col + j, part, A(0));
+        Pack<A, U> slope, curve;
+        slopes(x, slope, curve);
+        const Pack<A, U> prob = exp_of((x - peak) * u.k) * inverse;
+        Pack<A, U> h = prob * ((slope * dv - mean) * mass + pull);
+        if (!jacobian) h = h * slope;
+        if (p.softcap && !jacobian) h = h + (prob * mass - read<A, U>(sub + j, part, A(0))) * (curve * dv);
+        write(to + col + j, h, part);
+      });
+    });
+  }
+}
+
+// --- storage types -------------------------------------------------------------------------------------------------
+
+template <class F> inline void with_storage(Type type, F f) {
+  switch (type) {
+    case Type::f32: f(float{}); break;
+    case Type::f64: f(double{}); break;
+    case Type::bf16: f(Bf16{}); break;
+    case Type::f16: f(F16{}); break;
+  }
+}
+
+inline void fence() {
+#if defined(__SSE2__)
+  _mm_sfence();  // streamed stores become visible before the caller is told that the rows are done
+#endif
+}
+
+extern const Kernels kernels;
+const Kernels kernels = {
+    SOFTGRAD_VARIANT,
+    [](const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
+      with_storage(p.type, [&](auto t) { rows_range<decltype(t)>(p, out, lo, hi); });
+      if (out.stream) fence();
+    },
+    [](const Problem& p, int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi, bool by_products, Statistics* out) {
+      with_storage(p.type, [&](auto t) { statistics_range<decltype(t)>(p, lo, hi, col_lo, col_hi, by_products, out); });
+    },
+    merge_range,
+    [](const Problem& p, const Outputs& out, const Statistics* stats, int64_t lo, int64_t hi) {
+      with_storage(p.type, [&](auto t) { finish_range<decltype(t)>(p, out, stats, lo, hi); });
+    },
+    [](const Problem& p, const Outputs& out, const Statistics* stats, int64_t lo, int64_t hi, int64_t col_lo,
+       int64_t col_hi) {
+      with_storage(p.type, [&](auto t) { gradient_range<decltype(t)>(p, out, stats, lo, hi, col_lo, col_hi); });
+      if (out.stream) fence();
+    },
+    [](const Problem& p, bool logarithm, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
+      with_storage(p.type, [&](auto t) { distribution_range<decltype(t)>(p, logarithm, out, out_stride, lo, hi); });
+    },
+    [](const Problem& p, const void* vector, int64_t vector_stride, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
+      with_storage(p.type, [&](auto t) { product_range<decltype(t)>(p, vector, vector_stride, out, out_stride, lo, hi); });
+    }};

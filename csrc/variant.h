@@ -1,0 +1,16 @@
+// What a variant includes before it opens its namespace.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "kernels.h"
+
+#define FORCE_INLINE __attribute__((always_inline))  // a call for each vector costs as much as its exp

@@ -1,0 +1,36 @@
+"""The softmax + cross-entropy head: loss, the gradient ``S − y``, curvature, and the learning done with them."""
+
+from softgrad._core import PredictionStats
+from softgrad._info import info
+from softgrad.linear import LinearGradients, linear_cross_entropy, linear_cross_entropy_with_grad
+from softgrad.loss import (
+    cross_entropy,
+    cross_entropy_hvp,
+    cross_entropy_with_grad,
+    log_softmax,
+    logsumexp,
+    prediction_stats,
+    softmax,
+    softmax_jacobian,
+    softmax_jvp,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LinearGradients",
+    "PredictionStats",
+    "__version__",
+    "cross_entropy",
+    "cross_entropy_hvp",
+    "cross_entropy_with_grad",
+    "info",
+    "linear_cross_entropy",
+    "linear_cross_entropy_with_grad",
+    "log_softmax",
+    "logsumexp",
+    "prediction_stats",
+    "softmax",
+    "softmax_jacobian",
+    "softmax_jvp",
+]

@@ -1,0 +1,164 @@
+"""The options of the head: described once, checked once, spelled the same in every front-end."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from textwrap import indent
+from typing import Any, Literal, TypedDict, TypeVar
+
+from numpy.typing import ArrayLike
+
+Reduction = Literal["mean", "sum", "none"]
+F = TypeVar("F", bound=Callable[..., Any])
+
+DESCRIPTIONS = {
+    "class_weight": """class_weight : array_like of shape (V,), optional
+    Weight ``w_j`` of each class.  For labels, ``mean`` divides by the weights of the labels, as PyTorch does.""",
+    "sample_weight": """sample_weight : array_like, one number a row, optional
+    Weight ``a_i`` of each row, of any sign.  A row of weight 0 is ignored, whatever it holds.""",
+    "ignore_index": """ignore_index : int, optional
+    Rows with this label are ignored: loss 0, gradient exactly 0.  None (the default) ignores nothing.""",
+    "label_smoothing": """label_smoothing : float in [0, 1], default 0
+    ``ε`` of ``y' = (1 − ε) y + ε/V``.""",
+    "smooth_finite_only": """smooth_finite_only : bool, default False
+    Spread ``ε`` over the classes whose logit is not −inf, instead of giving a masked class a share and the row the
+    loss +inf.""",
+    "logit_scale": """logit_scale : float, default 1
+    ``s`` of ``v = s·o``; finite and not 0.""",
+    "softcap": """softcap : float, optional
+    ``c > 0`` of ``v = c·tanh(s·o / c)``.  A logit of −inf stays masked.""",
+    "temperature": """temperature : float, default 1
+    ``τ > 0`` of ``u = v / τ``, applied last.""",
+    "z_loss": """z_loss : float, default 0
+    ``λ ≥ 0`` of the penalty ``λ lse(u)²``.""",
+    "reduction": """reduction : {"mean", "sum", "none"}, default "mean"
+    ``mean`` divides the cross-entropy by ``Σ a_i w_{y_i}`` over the rows kept for labels and by ``Σ a_i`` for soft
+    targets, and the z-loss by ``Σ a_i``.  ``none`` gives one loss a row.""",
+    "axis": """axis : int, default -1
+    The class axis.""",
+    "out": """out : ndarray, optional
+    Where the result goes: shape and dtype of the logits.  ``out=logits`` computes in place.""",
+    "stats": """stats : PredictionStats, optional
+    Buffers (`PredictionStats.empty`) for the by-products, filled in the same pass.""",
+    "n_threads": """n_threads : int, optional
+    Threads to use: by default ``SOFTGRAD_NUM_THREADS`` or all processors.  The result's bits do not depend on it.""",
+    "max_memory": """max_memory : int, optional
+    Bytes that the tiles of logits and products may take, beyond the returned arrays; by default 64 MB.  At least one
+    row of logits is needed.""",
+}
+
+TRANSFORM = ("logit_scale", "softcap", "temperature")
+LOSS = (
+    "class_weight", "sample_weight", "ignore_index", "label_smoothing", "smooth_finite_only", *TRANSFORM, "z_loss",
+    "reduction",
+)  # fmt: skip
+
+
+class TransformOptions(TypedDict, total=False):
+    """Keywords of the functions of logits alone."""
+
+    logit_scale: float
+    softcap: float | None
+    temperature: float
+
+
+class LossOptions(TransformOptions, total=False):
+    """Keywords of the losses."""
+
+    class_weight: ArrayLike | None
+    sample_weight: ArrayLike | None
+    ignore_index: int | None
+    label_smoothing: float
+    smooth_finite_only: bool
+    z_loss: float
+    reduction: Reduction
+
+
+def _number(name: str, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a number, not {value!r}") from None
+
+
+@dataclass(slots=True)
+class Options:
+    """The options of one call, checked; the only validator of their values."""
+
+    class_weight: Any = None
+    sample_weight: Any = None
+    ignore_index: int | None = None
+    label_smoothing: float = 0.0
+    smooth_finite_only: bool = False
+    logit_scale: float = 1.0
+    softcap: float | None = None
+    temperature: float = 1.0
+    z_loss: float = 0.0
+    reduction: Reduction = "mean"
+
+    def __post_init__(self) -> None:
+        self.label_smoothing = _number("label_smoothing", self.label_smoothing)
+        self.logit_scale = _number("logit_scale", self.logit_scale)
+        self.temperature = _number("temperature", self.temperature)
+        self.z_loss = _number("z_loss", self.z_loss)
+        if not 0.0 <= self.label_smoothing <= 1.0:
+            raise ValueError(f"label_smoothing={self.label_smoothing} is outside [0, 1]")
+        if not (math.isfinite(self.logit_scale) and self.logit_scale != 0):
+            raise ValueError(f"logit_scale={self.logit_scale} must be finite and not 0")
+        if not (math.isfinite(self.temperature) and self.temperature > 0):
+            raise ValueError(f"temperature={self.temperature} must be finite and greater than 0")
+        if self.softcap is not None:
+            self.softcap = _number("softcap", self.softcap)
+            if not (math.isfinite(self.softcap) and self.softcap > 0):
+                raise ValueError(f"softcap={self.softcap} must be finite and greater than 0 (None for no softcap)")
+        if not (math.isfinite(self.z_loss) and self.z_loss >= 0):
+            raise ValueError(f"z_loss={self.z_loss} must be finite and at least 0")
+        if self.reduction not in ("mean", "sum", "none"):
+            raise ValueError(f"reduction={self.reduction!r} is none of 'mean', 'sum', 'none'")
+        if self.ignore_index is not None and (
+            isinstance(self.ignore_index, bool) or not hasattr(self.ignore_index, "__index__")
+        ):
+            raise TypeError(f"ignore_index must be a whole number or None, not {self.ignore_index!r}")
+        if not isinstance(self.smooth_finite_only, bool):
+            raise TypeError(f"smooth_finite_only must be True or False, not {self.smooth_finite_only!r}")
+
+
+def options_of(function: str, given: dict[str, Any]) -> Options:
+    """Check ``**options`` of a public function."""
+    for name in given:
+        if name not in LOSS:
+            raise TypeError(
+                f"{function}() got an unexpected keyword argument {name!r}; its options are {', '.join(LOSS)}"
+            )
+    return Options(**given)
+
+
+_DEFAULTS = {field.name: field.default for field in fields(Options)}
+
+
+def documented(*names: str) -> Callable[[F], F]:
+    """Put the descriptions of the named options where the docstring says ``{options}``, and show them as keywords.
+
+    The functions take ``**options`` so that their list stands in one place; readers, `help` and notebooks see it whole.
+    """
+
+    def decorate(function: F) -> F:
+        text = "\n".join(DESCRIPTIONS[name] for name in names)
+        if function.__doc__ is not None:  # python -OO strips it
+            function.__doc__ = function.__doc__.replace("    {options}\n", indent(text, "    ") + "\n")
+        signature = inspect.signature(function)
+        shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        if len(shown) < len(signature.parameters):
+            have = {p.name for p in shown}
+            shown += [
+                inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_DEFAULTS[name])
+                for name in names
+                if name not in have
+            ]
+            function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+        return function
+
+    return decorate
