@@ -114,45 +114,15 @@ struct Head {
       throw std::out_of_range("a range outside the batch");
   }
 
-  int64_t label(int64_t at) const {
-    const char* x = static_cast<const char*>(p.labels) + at * p.label_bytes;
-    switch (p.label_bytes * 2 + p.label_signed) {
-      case 2: return *reinterpret_cast<const uint8_t*>(x);
-      case 3: return *reinterpret_cast<const int8_t*>(x);
-      case 4: return *reinterpret_cast<const uint16_t*>(x);
-      case 5: return *reinterpret_cast<const int16_t*>(x);
-      case 8: return *reinterpret_cast<const uint32_t*>(x);
-      case 9: return *reinterpret_cast<const int32_t*>(x);
-      default: return *reinterpret_cast<const int64_t*>(x);  // a uint64 above 2⁶³ reads negative: outside as well
-    }
-  }
-
   // (first row with a bad label or −1, Σ a w_y over the kept rows, Σ a, rows kept)
   nb::tuple totals() const {
-    double ce = 0, total = 0;
-    int64_t kept = 0, bad = -1;
+    Totals t;
     {
       nb::gil_scoped_release release;
-      for (int64_t i = 0; i < p.rows && bad < 0; ++i) {
-        double a = p.row_weight ? p.row_weight[i] : 1.0, w = 1.0;
-        if (p.target == Target::index) {
-          const int64_t y = label(i * p.label_stride);
-          if (p.has_ignore && y == p.ignore_index) continue;
-          if (y < 0 || y >= p.cols) { bad = i; break; }
-          if (p.class_weight)
-            w = p.type == Type::f64 ? static_cast<const double*>(p.class_weight)[y]
-                                    : double(static_cast<const float*>(p.class_weight)[y]);
-        } else if (p.target == Target::sparse) {
-          for (int64_t r = 0; r < p.width; ++r)
-            if (const int64_t y = label(i * p.label_stride + r); y < -1 || y >= p.cols) bad = i;
-        }
-        kept += a != 0;
-        total += a;
-        if (a != 0) ce += a * w;
-      }
+      t = kernels->totals(p);
     }
-    checked = bad < 0;
-    return nb::make_tuple(bad, ce, total, kept);
+    checked = t.bad < 0;
+    return nb::make_tuple(t.bad, t.labelled, t.total, t.kept);
   }
   mutable bool checked = false;
 
@@ -284,7 +254,7 @@ NB_MODULE(_native, m) {
            nb::arg("row_weight").none(), nb::arg("ignore_index").none(), nb::arg("label_smoothing"),
            nb::arg("smooth_finite_only"), nb::arg("logit_scale"), nb::arg("softcap"), nb::arg("temperature"),
            nb::arg("z_loss"))
-      .def("totals", &Head::totals)
+      .def("totals", &Head::totals, nb::sig("def totals(self) -> tuple[int, float, float, int]"))
       .def("set_factors", [](Head& h, double ce, double z) { h.p.ce_factor = ce, h.p.z_factor = z; }, nb::arg("ce"), nb::arg("z"))
       .def("rows", &Head::rows, nb::arg("results"), nb::arg("lo"), nb::arg("hi"))
       .def("statistics", &Head::statistics, nb::arg("lo"), nb::arg("hi"), nb::arg("col_lo"), nb::arg("col_hi"),

@@ -12,7 +12,7 @@
 // Rules.  Every kernel is a pure function of a row range [lo, hi): no Python, no thread, no allocation, no global.
 // Inputs are never written; the gradient and the distribution may alias the logits exactly (same address and stride),
 // the product may alias its vector.  Rows are `stride` elements apart, columns are adjacent.  Labels have been checked
-// (bind.cpp) before a kernel sees them: each is in [0, cols), or ignored, or its row has weight 0.
+// by `totals` before another kernel sees them: each is in [0, cols), or ignored.
 //
 // Precision.  float32, bfloat16 and float16 are computed in float32, float64 in float64; the statistics of a tile of
 // `tile` columns are merged in double, and the loss is a double.  A row's bits depend on the row, the options and the
@@ -87,8 +87,16 @@ struct Outputs {       // each may be nullptr
 
 inline bool wants_by_products(const Outputs& out) { return out.argmax || out.rank || out.entropy || out.log_prob; }
 
+struct Totals {       // what `mean` divides by; a == 0 and ignored rows do not count
+  int64_t bad;         // the first row with a label outside [0, cols), or −1
+  double labelled;     // Σ a w_y
+  double total;        // Σ a
+  int64_t kept;
+};
+
 struct Kernels {
   const char* name;
+  Totals (*totals)(const Problem&);  // the only function that reads labels which were not checked
   void (*rows)(const Problem&, const Outputs&, int64_t lo, int64_t hi);
   // Columns [col_lo, col_hi) of the rows [lo, hi) into out[0 … hi−lo): one panel at most, or whole panels.
   void (*statistics)(const Problem&, int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi, bool by_products,

@@ -370,12 +370,15 @@ inline void write_ignored(const Outputs& out, int64_t i) {
 // --- gradient ------------------------------------------------------------------------------------------------------
 
 // to_j = c·exp((x_j − peak)·k) − sub_j, or − `constant` without `sub`.  Streaming starts where `to` is aligned for it.
+// Meanwhile the next row is fetched into the L2 cache: reading it then overlaps with writing this one.
 template <class T, bool Unit, bool Subtract, bool Stream, class A = Arithmetic<T>>
-void gradient_loop(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant, const A* sub, T* to) {
+void gradient_loop(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant, const A* sub, T* to, const T* ahead) {
   const auto part = [&](auto width, int64_t j, int64_t count, bool aligned) FORCE_INLINE {
     constexpr int U = decltype(width)::value;
     Pack<A, U> d = read<A, U>(x + j, count, u.masked) - peak;
     if (!Unit) d = d * u.k;
+    if (U == 4 && ahead)
+      for (int q = 0; q < 4; ++q) __builtin_prefetch(ahead + j + q * lanes<A>, 0, 2);
     Pack<A, U> g = exp_of(d) * c;
     g = Subtract ? g - read<A, U>(sub + j, count, A(0)) : g - constant;
     if (Stream && aligned) for (int q = 0; q < U; ++q) stream(to + j + q * lanes<A>, g.v[q]);
@@ -393,11 +396,12 @@ void gradient_loop(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant
   });
 }
 template <class T, bool Unit, class A = Arithmetic<T>>
-void gradient_tile(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant, const A* sub, T* to, bool streaming) {
-  if (sub && streaming) gradient_loop<T, Unit, true, true>(x, n, u, peak, c, constant, sub, to);
-  else if (sub) gradient_loop<T, Unit, true, false>(x, n, u, peak, c, constant, sub, to);
-  else if (streaming) gradient_loop<T, Unit, false, true>(x, n, u, peak, c, constant, sub, to);
-  else gradient_loop<T, Unit, false, false>(x, n, u, peak, c, constant, sub, to);
+void gradient_tile(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant, const A* sub, T* to, bool streaming,
+                   const T* ahead) {
+  if (sub && streaming) gradient_loop<T, Unit, true, true>(x, n, u, peak, c, constant, sub, to, ahead);
+  else if (sub) gradient_loop<T, Unit, true, false>(x, n, u, peak, c, constant, sub, to, ahead);
+  else if (streaming) gradient_loop<T, Unit, false, true>(x, n, u, peak, c, constant, sub, to, ahead);
+  else gradient_loop<T, Unit, false, false>(x, n, u, peak, c, constant, sub, to, ahead);
 }
 
 // ∂u/∂o of a softcap from u itself: (s/τ)(1 − th²) with th = u τ / c; a masked logit has none.
@@ -414,7 +418,7 @@ FORCE_INLINE inline void cap_slopes(const Problem& p, const Pack<A, U>& u, Pack<
 
 template <class T, class A = Arithmetic<T>>
 void row_gradient(const Problem& p, int64_t i, const Statistics& s, double weight, const T* row, int64_t lo, int64_t hi,
-                  T* to, bool streaming) {
+                  T* to, bool streaming, const T* ahead) {
   if (weight == 0) {
     for (int64_t j = lo; j < hi; ++j) narrow(A(0), to + j);
     return;
@@ -438,7 +442,8 @@ void row_gradient(const Problem& p, int64_t i, const Statistics& s, double weigh
     if (by_tile) target_tile<T>(p, i, row + col, col, n, k * r.soft, k * r.smooth, sub);
     if (!p.softcap) {
       const auto loop = u.k == A(1) ? gradient_tile<T, true> : gradient_tile<T, false>;
-      loop(row + col, n, u, peak, A(k * c), A(k * r.smooth), by_tile ? sub : nullptr, to + col, streaming);
+      loop(row + col, n, u, peak, A(k * c), A(k * r.smooth), by_tile ? sub : nullptr, to + col, streaming,
+           ahead ? ahead + col : nullptr);
       continue;
     }
     transform_tile<T>(p, row + col, n, z);
@@ -469,51 +474,112 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
   const int64_t cols = p.cols;
   const A ce = A(p.ce_factor), z = A(p.z_loss * p.z_factor), none = std::numeric_limits<A>::quiet_NaN();
   alignas(64) A x[narrow_cols * L];  // column j of the L rows lies at x + j L
-  alignas(64) A weight[L], own[L], log_sum[L], loss[L], lse[L], scale[L], target[L];
+  alignas(64) A weight[L], class_share[L], own[L], own_exp[L], sums[L], loss[L], lse[L], target[L];
   int64_t label[L];
   for (int64_t first = lo; first < hi; first += L) {
     const int64_t count = min_of(L, hi - first);  // the last block repeats its last row
     const T* rows = static_cast<const T*>(p.logits) + first * p.stride;
     for (int64_t r = 0; r < L; ++r) {
       const int64_t i = min_of(r, count - 1);
-      for (int64_t j = 0; j < cols; ++j) x[j * L + r] = A(widen(rows[i * p.stride + j]));
+      const T* row = rows + i * p.stride;
+      for (int64_t j = 0; j < cols; ++j) x[j * L + r] = A(widen(row[j]));
       weight[r] = A(row_weight(p, first + i));
       label[r] = weight[r] == 0 ? 0 : label_at(p, (first + i) * p.label_stride);
       own[r] = x[label[r] * L + r];
+      class_share[r] = p.class_weight ? static_cast<const A*>(p.class_weight)[label[r]] : A(1);
     }
     V<A> peak = splat<A>(-infinity<A>), sum = {};
     for (int64_t j = 0; j < cols; ++j) peak = max_of(load(x + j * L) * u.sign, peak);
     peak *= u.sign;
-    for (int64_t j = 0; j < cols; ++j) {
-      const Pack<A, 1> e = exp_of(Pack<A, 1>{{(load(x + j * L) - peak) * u.k}});
-      store(x + j * L, e.v[0]);
-      sum += e.v[0];
-    }
+    each_vector<A>(cols * L, [&](auto width, int64_t j, int64_t) FORCE_INLINE {
+      constexpr int U = decltype(width)::value;
+      Pack<A, U> d = map(read<A, U>(x + j, L, A(0)), [&](V<A> v) FORCE_INLINE { return (v - peak) * u.k; });
+      d = exp_of(d);
+      write(x + j, d, L);
+      for (int q = 0; q < U; ++q) sum += d.v[q];
+    });
     sum = peak == u.masked ? splat<A>(none) : sum;
-    for (int64_t r = 0; r < L; ++r) log_sum[r] = std::log(sum[r]);
-    for (int64_t r = 0; r < L; ++r) {
-      const A w = p.class_weight ? static_cast<const A*>(p.class_weight)[label[r]] : A(1), share = weight[r] * ce * w;
-      const A d = own[r] == u.masked ? -infinity<A> : (own[r] - peak[r]) * u.k;
-      lse[r] = peak[r] * u.k + log_sum[r];
-      loss[r] = share == 0 ? share * log_sum[r] : share * (log_sum[r] - d);
-      A mass = share;
-      if (p.z_loss != 0) loss[r] += weight[r] * z * lse[r] * lse[r], mass += 2 * weight[r] * z * lse[r];
-      scale[r] = u.k * mass / sum[r];
-      target[r] = scale[r] * x[label[r] * L + r] - u.k * share;  // fused or not, rounded to storage once
-    }
-    for (int64_t r = 0; r < count; ++r) {
-      if (out.loss) out.loss[first + r] = weight[r] == 0 ? 0 : loss[r];
-      if (out.lse) out.lse[first + r] = weight[r] == 0 ? none : lse[r];
-    }
+    store(sums, sum);
+    for (int64_t r = 0; r < L; ++r) own_exp[r] = x[label[r] * L + r];
+    for (int64_t r = 0; r < L; ++r) sums[r] = std::log(sums[r]);
+    const V<A> a = load(weight), log_sum = load(sums), y = load(own), share = a * ce * load(class_share);
+    const V<A> d = y == u.masked ? splat<A>(-infinity<A>) : (y - peak) * u.k, all = peak * u.k + log_sum;
+    V<A> l = share * (share == A(0) ? log_sum : log_sum - d), mass = share;
+    if (p.z_loss != 0) l += a * z * all * all, mass += A(2) * a * z * all;
+    const V<A> scale = u.k * mass / sum, nothing = V<A>{};
+    store(loss, a == A(0) ? nothing : l);
+    store(lse, a == A(0) ? splat<A>(none) : all);
+    store(target, a == A(0) ? nothing : scale * load(own_exp) - u.k * share);
+    if (out.loss) for (int64_t r = 0; r < count; ++r) out.loss[first + r] = loss[r];
+    if (out.lse) for (int64_t r = 0; r < count; ++r) out.lse[first + r] = lse[r];
     if (!out.grad) continue;
-    const V<A> factor = load(scale);
-    for (int64_t j = 0; j < cols; ++j) store(x + j * L, load(x + j * L) * factor);
+    for (int64_t j = 0; j < cols; ++j) store(x + j * L, a == A(0) ? nothing : load(x + j * L) * scale);
     T* to = static_cast<T*>(out.grad) + first * out.grad_stride;
     for (int64_t r = 0; r < count; ++r, to += out.grad_stride) {
-      const bool ignored = weight[r] == 0;
-      for (int64_t j = 0; j < cols; ++j) narrow(ignored ? A(0) : x[j * L + r], to + j);
-      if (!ignored) narrow(target[r], to + label[r]);
+      for (int64_t j = 0; j < cols; ++j) narrow(x[j * L + r], to + j);
+      narrow(target[r], to + label[r]);
     }
+  }
+}
+
+// --- labels: checked before anything else, once ---------------------------------------------------------------------
+
+template <class L> Totals label_totals(const Problem& p) {
+  const L* labels = static_cast<const L*>(p.labels);
+  const bool plain = !p.class_weight && !p.row_weight && p.label_stride == 1 && p.target == Target::index;
+  Totals t = {-1, 0, 0, 0};
+  constexpr int64_t block = 4096;
+  for (int64_t lo = 0; lo < p.rows; lo += block) {
+    const int64_t hi = min_of(lo + block, p.rows);
+    if (plain) {  // without branches, so that it runs at the speed of memory
+      int64_t ignored = 0, wrong = 0;
+      for (int64_t i = lo; i < hi; ++i) {
+        const bool skip = p.has_ignore && int64_t(labels[i]) == p.ignore_index;
+        ignored += skip;
+        wrong += !skip && uint64_t(labels[i]) >= uint64_t(p.cols);
+      }
+      if (!wrong) {
+        t.kept += hi - lo - ignored;
+        continue;
+      }
+    }
+    for (int64_t i = lo; i < hi; ++i) {
+      const double a = p.row_weight ? p.row_weight[i] : 1.0;
+      double w = 1.0;
+      if (p.target == Target::index) {
+        const int64_t y = int64_t(labels[i * p.label_stride]);
+        if (p.has_ignore && y == p.ignore_index) continue;
+        if (uint64_t(y) >= uint64_t(p.cols)) return {i, 0, 0, 0};
+        w = p.type == Type::f64 ? class_weight<double>(p, y) : class_weight<float>(p, y);
+      } else {
+        for (int64_t r = 0; r < p.width; ++r)
+          if (const int64_t y = int64_t(labels[i * p.label_stride + r]); y < -1 || y >= p.cols) return {i, 0, 0, 0};
+      }
+      t.kept += a != 0;
+      t.total += a;
+      t.labelled += a * w;
+    }
+  }
+  if (plain) t.total = t.labelled = double(t.kept);
+  return t;
+}
+Totals totals(const Problem& p) {
+  if (p.target == Target::none || p.target == Target::dense) {
+    Totals t = {-1, 0, 0, 0};
+    for (int64_t i = 0; i < p.rows; ++i) {
+      const double a = p.row_weight ? p.row_weight[i] : 1.0;
+      t.kept += a != 0, t.total += a, t.labelled += a;
+    }
+    return t;
+  }
+  switch (p.label_bytes * 2 + p.label_signed) {
+    case 2: return label_totals<uint8_t>(p);
+    case 3: return label_totals<int8_t>(p);
+    case 4: return label_totals<uint16_t>(p);
+    case 5: return label_totals<int16_t>(p);
+    case 8: return label_totals<uint32_t>(p);
+    case 9: return label_totals<int32_t>(p);
+    default: return label_totals<int64_t>(p);  // a uint64 above 2⁶³ reads negative: outside as well
   }
 }
 
@@ -529,10 +595,12 @@ template <class T> void finish_range(const Problem& p, const Outputs& out, const
 
 template <class T>
 void gradient_range(const Problem& p, const Outputs& out, const Statistics* stats, int64_t lo, int64_t hi, int64_t col_lo,
-                    int64_t col_hi) {
-  for (int64_t i = lo; i < hi; ++i)
-    row_gradient<T>(p, i, stats[i - lo], row_weight(p, i), static_cast<const T*>(p.logits) + i * p.stride, col_lo, col_hi,
-                    static_cast<T*>(out.grad) + i * out.grad_stride, out.stream);
+                    int64_t col_hi, bool more = false) {
+  for (int64_t i = lo; i < hi; ++i) {
+    const T* row = static_cast<const T*>(p.logits) + i * p.stride;
+    row_gradient<T>(p, i, stats[i - lo], row_weight(p, i), row, col_lo, col_hi,
+                    static_cast<T*>(out.grad) + i * out.grad_stride, out.stream, more ? row + p.stride : nullptr);
+  }
 }
 
 template <class T> void rows_range(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
@@ -542,7 +610,7 @@ template <class T> void rows_range(const Problem& p, const Outputs& out, int64_t
     Statistics s = {};
     if (row_weight(p, i) != 0) s = range_statistics<T>(p, i, 0, p.cols, by_products);
     finish_range<T>(p, out, &s, i, i + 1);
-    if (out.grad) gradient_range<T>(p, out, &s, i, i + 1, 0, p.cols);
+    if (out.grad) gradient_range<T>(p, out, &s, i, i + 1, 0, p.cols, i + 1 < hi);
   }
 }
 
@@ -663,6 +731,7 @@ inline void fence() {
 extern const Kernels kernels;
 const Kernels kernels = {
     SOFTGRAD_VARIANT,
+    totals,
     [](const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
       with_storage(p.type, [&](auto t) { rows_range<decltype(t)>(p, out, lo, hi); });
       if (out.stream) fence();

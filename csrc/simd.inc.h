@@ -177,6 +177,21 @@ template <class A, int U> FORCE_INLINE inline Pack<A, U> exp_of(const Pack<A, U>
 #endif
   return y;
 }
+#if defined(__AVX512F__)
+// The same with 2^(k/16) from a register: a polynomial of degree three instead of six, error 1.6e-9.
+template <int U> FORCE_INLINE inline Pack<float, U> exp_of(const Pack<float, U>& x) {
+  using S = Simd<float>;
+  constexpr float magic = S::round_magic / 16;  // rounds to sixteenths: k is the low four bits
+  const Vf table = {1.0f,         1.044273782f, 1.090507733f, 1.138788635f, 1.189207115f, 1.241857812f,
+                    1.296839555f, 1.354255547f, 1.414213562f, 1.476826146f, 1.542210825f, 1.610490332f,
+                    1.681792831f, 1.75625216f,  1.834008086f, 1.915206561f};
+  const Pack<float, U> t = x * S::log2e + magic, n = t - magic, f = x * S::log2e - n;
+  Pack<float, U> y = ((f * 0.05550213253768096f + 0.24023430358680153f) * f + 0.6931471826750848f) * f + 1.0f;
+  for (int q = 0; q < U; ++q) y.v[q] *= Vf(_mm512_permutexvar_ps(bits<__m512i>(t.v[q]), table));
+  for (int q = 0; q < U; ++q) y.v[q] = scale_unless_below(y.v[q], n.v[q], x.v[q], splat<float>(S::exp_min));
+  return y;
+}
+#endif
 template <class A> inline A exp_scalar(A x) { return exp_of(Pack<A, 1>{{splat<A>(x)}}).v[0][0]; }
 
 // tanh x = e / (e + 2) with e = expm1(2x), which keeps the small x exact; the limit beyond |x| = 20.

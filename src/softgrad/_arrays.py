@@ -58,7 +58,12 @@ def _adjacent(rows: Array) -> Array:
     usable = rows.flags.aligned and rows.dtype.isnative and rows.strides[0] % size == 0
     if usable and (rows.shape[1] == 1 or rows.strides[1] == size):
         return rows
-    return np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("="))
+    return fresh(rows)
+
+
+def fresh(array: Array) -> Array:
+    """Copy into memory of its own: C order, native, aligned (`numpy.ascontiguousarray` keeps what is not aligned)."""
+    return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
 def _flatten(array: Array, axis: int) -> Array:

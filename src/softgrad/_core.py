@@ -11,7 +11,7 @@ from softgrad import _backend
 from softgrad._arrays import FLOAT64, Array, Rows, first_bad
 from softgrad._options import Options
 from softgrad._schedule import run_head, streams
-from softgrad._targets import Targets, label_error
+from softgrad._targets import INDEX, NONE, Targets, label_error
 
 
 class PredictionStats(NamedTuple):
@@ -79,7 +79,7 @@ def row_weights(sample_weight: Any, rows: Rows) -> Array | None:
         raise TypeError(f"sample_weight of dtype {weights.dtype} are not numbers")
     if weights.shape != rows.outer:
         raise ValueError(f"sample_weight has shape {weights.shape}; one weight for each row of logits is {rows.outer}")
-    weights = np.ascontiguousarray(weights, dtype=np.float64)
+    weights = np.array(weights, dtype=np.float64, order="C")  # a copy: the caller's may lie where the gradient goes
     if (bad := first_bad(weights)) is not None:
         raise ValueError(f"sample_weight{list(bad)} is {weights[bad]}; weights are finite (0 leaves a row out)")
     return weights.reshape(-1)
@@ -95,7 +95,7 @@ def class_weights(class_weight: Any, rows: Rows) -> Array | None:
         raise TypeError(f"class_weight of dtype {weights.dtype} are not numbers")
     if weights.shape != (classes,):
         raise ValueError(f"class_weight has shape {weights.shape}; one weight for each class is ({classes},)")
-    weights = np.ascontiguousarray(weights, dtype=np.float64 if rows.storage == FLOAT64 else np.float32)
+    weights = np.array(weights, dtype=np.float64 if rows.storage == FLOAT64 else np.float32, order="C")
     if (bad := first_bad(weights)) is not None:
         raise ValueError(f"class_weight{list(bad)} is {weights[bad]}; weights are finite")
     return weights
@@ -103,8 +103,16 @@ def class_weights(class_weight: Any, rows: Rows) -> Array | None:
 
 def make_head(rows: Rows, targets: Targets, options: Options) -> Any:
     """Build the kernels' view of the batch; labels are checked by `settle`."""
+    refuse_useless(targets, options)
     weights = class_weights(options.class_weight, rows), row_weights(options.sample_weight, rows)
     return build_head(rows.array, rows.storage, targets, options, *weights)
+
+
+def refuse_useless(targets: Targets, options: Options) -> None:
+    """No option is accepted and then ignored."""
+    if options.ignore_index is not None and targets.kind != INDEX:
+        kind = "there are no targets" if targets.kind == NONE else "these targets are soft; use sample_weight=0"
+        raise ValueError(f"ignore_index={options.ignore_index} goes with labels, and {kind}")
 
 
 def build_head(

@@ -160,9 +160,9 @@ class Head:
         smooth: Any = 0.0
         if self.smoothing:
             reached = (u != -np.inf).astype(np.float64) if self.finite_only else np.ones_like(u)
-            with np.errstate(invalid="ignore", divide="ignore"):
+            with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
                 smooth = self.smoothing * reached / reached.sum(axis=1, keepdims=True)
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             wy = self.class_weight * ((1 - self.smoothing) * y + smooth)
         a = self.row_weight[block]
         return reference.Rows(o, u, slope, curve, y, wy, a != 0, a * self.ce, a * self.z * self.z_loss)
@@ -179,7 +179,7 @@ class Head:
     def _finish(self, results: Results, block: slice, b: reference.Rows, stats: reference.Statistics) -> None:
         ce, lse = reference.loss_from_statistics(stats)
         nan, sound = np.where(b.keep, 0.0, np.nan), b.keep & ~np.isnan(lse)
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             found: dict[str, Any] = {
                 "loss": np.where(b.keep, b.ce * ce + b.z * np.where(b.z == 0, 0.0, lse) ** 2, 0.0),
                 "lse": lse + nan,

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softgrad._arrays import FLOAT32, Array, Rows, raw, same_rows, storage_of
+from softgrad._arrays import FLOAT32, Array, Rows, fresh, raw, same_rows, storage_of
 
 NONE, INDEX, DENSE, SPARSE = range(4)  # csrc/kernels.h: enum Target
 
@@ -39,7 +39,7 @@ def as_targets(targets: Any, rows: Rows) -> Targets:
             )
         labels = array.reshape(-1)
         if not (labels.dtype.isnative and labels.flags.aligned):
-            labels = labels.astype(labels.dtype.newbyteorder("="))
+            labels = fresh(labels)
         return Targets(INDEX, labels, labels.itemsize, kind == "i")
     if kind == "b" or array.dtype == object or kind in "USc":
         raise TypeError(f"targets of dtype {array.dtype} are neither labels (integers) nor soft targets (floats)")
@@ -69,8 +69,7 @@ def _sparse(targets: tuple[Any, ...], rows: Rows) -> Targets:
     if k == 0:  # nothing to read: one padded entry says the same
         indices, values, k = np.full((n, 1), -1), np.zeros((n, 1), np.float32), 1
         storage = FLOAT32
-    flat = np.ascontiguousarray(indices.reshape(n, k), dtype=indices.dtype.newbyteorder("="))
-    data = np.ascontiguousarray(values.reshape(n, k), dtype=values.dtype.newbyteorder("="))
+    flat, data = fresh(indices.reshape(n, k)), fresh(values.reshape(n, k))
     return Targets(SPARSE, flat, flat.itemsize, flat.dtype.kind == "i", raw(data), storage)
 
 

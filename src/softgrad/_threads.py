@@ -42,7 +42,7 @@ def default_threads() -> int:
     """``SOFTGRAD_NUM_THREADS``, or the number of processors that this process may run on."""
     text = os.environ.get(VARIABLE)
     if text:
-        if not text.isdecimal() or not 1 <= int(text) <= MOST_THREADS:
+        if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MOST_THREADS:
             raise ValueError(f"{VARIABLE}={text!r} is not a whole number from 1 to {MOST_THREADS}")
         return int(text)
     try:
@@ -78,6 +78,8 @@ def run_blocks(work: Callable[[int], Any], count: int, n_threads: int) -> None:
 
     def drain() -> None:
         _inside.worker = True
+        if _limit.users:
+            _limit.limit_this_thread()
         try:
             while not failures and (i := next(tickets)) < count:
                 work(i)
@@ -107,30 +109,66 @@ def _wait(future: Future[None], failures: list[BaseException]) -> None:
 
 
 class _BlasLimit:
-    """Counts who wants single-threaded products; the first sets the limit, the last lifts it."""
+    """Counts who wants single-threaded products: the first sets the process's limit, the last lifts it.
+
+    A BLAS on OpenMP has a limit for each thread instead: every user sets its own, and the pool's threads keep theirs.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.users = 0
-        self.controller: Any = None
-        self.limiter: Any = None
+        self.shared: list[Any] = []  # libraries with one limit for the process
+        self.own: list[Any] = []  # libraries with a limit for each thread
+        self.before: list[int] = []
+        self.found = False
 
-    def enter(self) -> None:
+    def _find(self) -> None:
+        from threadpoolctl import ThreadpoolController  # looks through every loaded library: on first need
+
+        for library in ThreadpoolController().select(user_api="blas").lib_controllers:
+            per_thread = getattr(library, "threading_layer", None) == "openmp"
+            (self.own if per_thread else self.shared).append(library)
+        self.found = True
+
+    def enter(self) -> list[int]:
         with self.lock:
+            if not self.found:
+                self._find()
             self.users += 1
-            if self.users > 1:
-                return
-            if self.controller is None:
-                from threadpoolctl import ThreadpoolController  # looks through every loaded library: on first need
+            if self.users == 1:
+                self.before = [library.get_num_threads() for library in self.shared]
+                for library in self.shared:
+                    _set_threads(library, 1)
+        mine = [library.get_num_threads() for library in self.own]
+        self.limit_this_thread()
+        return mine
 
-                self.controller = ThreadpoolController().select(user_api="blas")
-            self.limiter = self.controller.limit(limits=1)
+    def limit_this_thread(self) -> None:
+        for library in self.own:
+            library.set_num_threads(1)
 
-    def leave(self) -> None:
+    def leave(self, mine: list[int]) -> None:
+        for library, count in zip(self.own, mine, strict=True):
+            library.set_num_threads(count)
         with self.lock:
             self.users -= 1
             if self.users == 0:
-                self.limiter.restore_original_limits()
+                for library, count in zip(self.shared, self.before, strict=True):
+                    _set_threads(library, count)
+
+
+def _set_threads(library: Any, count: int) -> None:
+    """Set a process's limit from any thread.
+
+    Since 3.7 threadpoolctl lets only the thread that was first change OpenBLAS's, and silently ignores the others; the
+    last to leave here need not be the first who came.
+    """
+    release = getattr(type(library), "clear_controlling_thread", None)
+    if release is not None:
+        release(force=True)
+    library.set_num_threads(count)
+    if release is not None:
+        release()
 
 
 _limit = _BlasLimit()
@@ -143,12 +181,13 @@ def single_threaded_blas() -> Iterator[None]:
     OpenBLAS gives other float32 bits with two threads than with one, and its spinning threads slow ours.
     """
     limit = _limit
-    limit.enter()
+    mine = limit.enter()
     try:
         yield
     finally:
-        limit.leave()
+        limit.leave(mine)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_pool)
+default_threads()  # a variable that cannot be read is refused at import, not at the first large batch

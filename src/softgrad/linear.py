@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from softgrad import _backend
-from softgrad._arrays import FLOAT32, FLOAT64, Array, Rows, storage_of
+from softgrad._arrays import FLOAT32, FLOAT64, Array, Rows, fresh, storage_of
 from softgrad._core import (
     ByProducts,
     Factors,
@@ -23,6 +23,7 @@ from softgrad._core import (
     build_head,
     class_weights,
     reduce,
+    refuse_useless,
     row_weights,
     settle,
 )
@@ -104,12 +105,9 @@ def _inputs(x: Any, weight: Any, bias: Any) -> _Inputs:
 
 
 def _contiguous(array: Array) -> Array:
-    """Return what a BLAS reads in place: native, one axis adjacent."""
-    return (
-        array
-        if array.flags.c_contiguous and array.dtype.isnative
-        else np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-    )
+    """Return what a BLAS reads in place, or a copy of it."""
+    flags = array.flags
+    return array if flags.c_contiguous and flags.aligned and array.dtype.isnative else fresh(array)
 
 
 class _Plan(NamedTuple):
@@ -230,6 +228,7 @@ def _walk(
     rows = inputs.rows
     plan = _Plan.of(inputs, max_memory)
     by_products = ByProducts(stats, rows)
+    refuse_useless(targets, options)
     weights = class_weights(options.class_weight, rows)
     a = row_weights(options.sample_weight, rows)
     factors = settle(build_head(rows.array, rows.storage, targets, options, weights, a), rows, targets, options)

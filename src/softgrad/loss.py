@@ -311,7 +311,7 @@ def cross_entropy_with_grad(
     rows = as_rows(logits, axis)
     threads = resolve_threads(n_threads, rows.array.size)
     prepared = as_targets(targets, rows)
-    aliases = () if prepared.values is None else (prepared.values,)
+    aliases = tuple(part for part in (prepared.labels, prepared.values) if part is not None)
     result = Output(rows, out, may_alias=aliases)
     outcome = run(rows, prepared, checked, threads, grad=result.rows, stats=stats)
     return reduce(outcome, rows, checked), result.deliver()
@@ -370,7 +370,7 @@ def cross_entropy_hvp(
     threads = resolve_threads(n_threads, rows.array.size)
     v = raw(same_rows(np.asarray(vector, dtype=rows.dtype), rows, "vector"))
     prepared = as_targets(targets, rows)
-    aliases = (v,) if prepared.values is None else (v, prepared.values)
+    aliases = (v, *(part for part in (prepared.labels, prepared.values) if part is not None))
     result = Output(rows, out, may_alias=aliases)
     head = make_head(rows, prepared, checked)
     n, cols = rows.array.shape

@@ -90,7 +90,7 @@ def merge_statistics(a: Statistics, b: Statistics) -> Statistics:
     m = np.maximum(a.maximum, b.maximum)
     parts = []
     for x in (a, b):
-        with np.errstate(invalid="ignore"):
+        with np.errstate(invalid="ignore", over="ignore"):
             shift = np.where(x.maximum == -np.inf, -np.inf, x.maximum - m)
             scale = np.exp(shift)
             finite = np.where(np.isneginf(shift), 0.0, shift)
@@ -101,7 +101,7 @@ def merge_statistics(a: Statistics, b: Statistics) -> Statistics:
 
 def loss_from_statistics(stats: Statistics) -> tuple[Float, Float]:
     """Cross-entropy ``t log s − q`` and ``lse = m + log s`` of each row; NaN where the whole row is masked."""
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         log_s = np.where(stats.maximum == -np.inf, np.nan, np.log(stats.sumexp))
         return stats.mass * log_s - stats.dot, stats.maximum + log_s
 
@@ -110,7 +110,7 @@ def gradient_from_statistics(u: Float, wy: Float, stats: Statistics, ce: ArrayLi
     """``∂/∂u of ce·(t lse − Σ w y' u) + z·lse²``, which is ``(ce t + 2 z lse) S − ce w y'``, row by row."""
     ce, z = np.broadcast_to(ce, len(u)), np.broadcast_to(z, len(u))
     lse = loss_from_statistics(stats)[1]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         mass = ce * stats.mass + np.where(z == 0, 0.0, 2 * z * lse)
         return mass[:, None] * probabilities(u, stats) - ce[:, None] * wy
 
@@ -118,7 +118,7 @@ def gradient_from_statistics(u: Float, wy: Float, stats: Statistics, ce: ArrayLi
 def hessian_product(p: Rows, stats: Statistics, v: Float) -> Float:
     """``H v`` with ``H = D [(t + 2λ lse) J + 2λ S Sᵀ] D + diag(∂ℓ/∂u ∘ ∂²u/∂o²)``, row by row."""
     lse = loss_from_statistics(stats)[1]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         s = probabilities(p.u, stats)
         along = (s * p.slope * v).sum(axis=1, keepdims=True)  # S · D v
         mass = (p.ce * stats.mass + np.where(p.z == 0, 0.0, 2 * p.z * lse))[:, None]
@@ -128,7 +128,7 @@ def hessian_product(p: Rows, stats: Statistics, v: Float) -> Float:
 
 def probabilities(u: Float, stats: Statistics) -> Float:
     """``S = exp(u − m) / s`` of each row."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(np.exp(u - stats.maximum[:, None]) / stats.sumexp[:, None])
 
 
@@ -197,7 +197,7 @@ def _problem(
     spread = np.ones_like(u)
     if smooth_finite_only:
         spread = (u != -np.inf).astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         smooth = label_smoothing * spread / spread.sum(axis=1, keepdims=True) if label_smoothing else 0.0
     wy = w * ((1 - label_smoothing) * y + smooth)
     ce_total = float((a * w[labels * keep]).sum()) if labels is not None and v else float(a.sum())
@@ -235,7 +235,7 @@ def softmax(
 ) -> Float:
     """``S = exp(u − max u) / Σ exp(u − max u)``."""
     u = _transform(np.asarray(logits, dtype=np.float64), logit_scale, softcap, temperature)[0]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         e = np.exp(u - u.max(axis=axis, keepdims=True, initial=-np.inf))
         return np.asarray(e / e.sum(axis=axis, keepdims=True))
 
@@ -250,7 +250,7 @@ def log_softmax(
 ) -> Float:
     """``log S = (u − m) − log Σ exp(u − m)``, which does not lose the small differences that ``u − lse`` loses."""
     u = _transform(np.asarray(logits, dtype=np.float64), logit_scale, softcap, temperature)[0]
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         d = u - u.max(axis=axis, keepdims=True, initial=-np.inf)
         return np.asarray(d - np.log(np.exp(d).sum(axis=axis, keepdims=True)))
 
@@ -266,7 +266,7 @@ def logsumexp(
     """``lse = m + log Σ exp(u − m)``; NaN for a row that is all −inf, as everywhere in softgrad."""
     u = _transform(np.asarray(logits, dtype=np.float64), logit_scale, softcap, temperature)[0]
     m = u.max(axis=axis, keepdims=True, initial=-np.inf)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(np.squeeze(m, axis) + np.log(np.exp(u - m).sum(axis=axis)))
 
 
@@ -281,7 +281,7 @@ def cross_entropy_with_grad(logits: ArrayLike, targets: Any, **options: Any) -> 
     axis, shape = options.get("axis", -1), list(np.shape(logits))
     stats = row_statistics(p.u, p.wy)
     ce, lse = loss_from_statistics(stats)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         rows = np.where(p.keep, p.ce * ce + p.z * np.where(p.z == 0, 0.0, lse) ** 2, 0.0)
         grad = p.slope * gradient_from_statistics(p.u, p.wy, stats, p.ce, p.z)
     grad = _restore(_blank(p, void, grad), shape, axis)
@@ -332,7 +332,7 @@ def prediction_stats(logits: ArrayLike, targets: Any = None, **options: Any) -> 
     p, labels, _ = _problem(logits, np.zeros(shape, dtype=np.int64) if blind else targets, **options)
     stats = row_statistics(p.u, p.y)
     nll, lse = loss_from_statistics(stats)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         entropy = np.log(stats.sumexp) - stats.moment / stats.sumexp
     entropy = np.where(np.isnan(lse), np.nan, entropy)
     key = p.o * np.sign(options.get("logit_scale", 1.0))

@@ -1,0 +1,271 @@
+// Every kernel of every variant under the address and undefined-behaviour sanitizers, without Python.
+//
+// Buffers are heap blocks of exactly the bytes that the contract (csrc/kernels.h) allows a kernel to touch: the last
+// row ends where the block ends, so one element too far is a report.  Beside that it checks what needs no oracle:
+// inputs unchanged, nothing written between rows, columns split and merged equal to the whole, variants alike.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+
+using namespace softgrad;
+
+namespace {
+
+const double infinity = std::numeric_limits<double>::infinity();
+int calls = 0, failures = 0;
+
+void expect(bool ok, const char* what, const Kernels& k, const Problem& p) {
+  if (ok) return;
+  ++failures;
+  std::printf("FAILED %s: %s, type %d, target %d, %lld x %lld, softcap %g, smoothing %g, scale %g\n", k.name, what,
+              int(p.type), int(p.target), (long long)p.rows, (long long)p.cols, p.softcap, p.smoothing, p.scale);
+}
+
+// A heap block of exactly `bytes`, for the sanitizer to guard.
+struct Block {
+  std::unique_ptr<char[]> data;
+  size_t bytes;
+  explicit Block(size_t n, int fill = 0) : data(new char[n ? n : 1]), bytes(n) { std::memset(data.get(), fill, n); }
+  template <class T> T* as() { return reinterpret_cast<T*>(data.get()); }
+  std::string copy() const { return std::string(data.get(), bytes); }
+};
+
+uint64_t state = 88172645463325252ull;
+double uniform() {  // xorshift: the same numbers everywhere
+  state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+  return double(state >> 11) / 9007199254740992.0;
+}
+
+int size_of(Type t) { return t == Type::f32 ? 4 : t == Type::f64 ? 8 : 2; }
+
+void put(Type t, void* to, int64_t at, double x) {
+  const float f = float(x);
+  uint32_t b;
+  std::memcpy(&b, &f, 4);
+  switch (t) {
+    case Type::f32: static_cast<float*>(to)[at] = f; break;
+    case Type::f64: static_cast<double*>(to)[at] = x; break;
+    case Type::bf16: static_cast<uint16_t*>(to)[at] = uint16_t(x != x ? 0x7fc0 : b >> 16); break;
+    case Type::f16: {
+      const uint32_t sign = b >> 16 & 0x8000, e = b >> 23 & 0xff;  // truncation is good enough; small numbers become 0
+      uint32_t h = x != x ? 0x7e00 : e >= 143 ? 0x7c00 : e <= 112 ? 0 : (e - 112) << 10 | (b >> 13 & 0x3ff);
+      static_cast<uint16_t*>(to)[at] = uint16_t(sign | h);
+    }
+  }
+}
+
+void put_label(void* to, int bytes, int64_t at, int64_t x) { std::memcpy(static_cast<char*>(to) + at * bytes, &x, bytes); }
+
+enum Content { plain, masked, spoiled, extreme };
+
+struct Case {
+  Type type;
+  Target target;
+  int64_t rows, cols, gap;  // gap: elements between rows
+  Content content;
+  int label_bytes;
+  bool label_signed;
+  int options;  // bits, see below
+};
+
+void run(const Kernels& k, const Case& c, double* fingerprint) {
+  state = 88172645463325252ull;
+  const int item = size_of(c.type);
+  const int64_t stride = c.cols + c.gap, span = c.rows ? (c.rows - 1) * stride + c.cols : 0;
+  Block logits(span * item, 0x11);
+  for (int64_t i = 0; i < c.rows; ++i)
+    for (int64_t j = 0; j < c.cols; ++j) {
+      double x = 4 * uniform() - 2;
+      const double roll = uniform();
+      if (c.content == masked && roll < 0.5) x = -infinity;
+      if (c.content == masked && i == 1) x = -infinity;
+      if (c.content == spoiled && roll < 0.02) x = roll < 0.01 ? infinity : std::nan("");
+      if (c.content == extreme) x = roll < 0.5 ? 3e38 : -3e38;
+      put(c.type, logits.data.get(), i * stride + j, x);
+    }
+
+  Problem p = {};
+  p.logits = logits.data.get(), p.rows = c.rows, p.cols = c.cols, p.stride = stride, p.type = c.type;
+  p.target = c.target, p.label_bytes = c.label_bytes, p.label_signed = c.label_signed;
+  p.width = c.target == Target::sparse ? 3 : 1, p.label_stride = p.width, p.value_stride = p.width;
+  p.value_type = c.options & 1 ? Type::bf16 : c.options & 2 ? Type::f16 : c.options & 4 ? Type::f64 : Type::f32;
+  Block labels(c.rows * p.width * c.label_bytes), values(0);
+  for (int64_t i = 0; i < c.rows * p.width; ++i) {
+    int64_t y = int64_t(uniform() * double(c.cols)) & 127;
+    if (y >= c.cols) y = 0;
+    if (i == 0) y = c.cols <= 127 ? c.cols - 1 : y;
+    if (c.target == Target::sparse && c.label_signed && i % 3 == 1) y = -1;
+    if (c.target == Target::index && c.label_signed && i == 2) y = -5;  // ignored, and far outside
+    put_label(labels.data.get(), c.label_bytes, i, y);
+  }
+  if (c.target == Target::index || c.target == Target::sparse) p.labels = labels.data.get();
+  if (c.target == Target::dense || c.target == Target::sparse) {
+    p.value_stride = c.target == Target::dense ? c.cols : p.width;
+    values = Block(c.rows * p.value_stride * size_of(p.value_type));
+    for (int64_t i = 0; i < c.rows * p.value_stride; ++i) put(p.value_type, values.data.get(), i, uniform() < 0.3 ? uniform() : 0);
+    p.values = values.data.get();
+  }
+  p.has_ignore = true, p.ignore_index = -5;
+  Block weight(c.cols * (c.type == Type::f64 ? 8 : 4)), row_weight(c.rows * 8);
+  for (int64_t j = 0; j < c.cols; ++j) put(c.type == Type::f64 ? Type::f64 : Type::f32, weight.data.get(), j, j % 5 ? 1.5 : 0.0);
+  for (int64_t i = 0; i < c.rows; ++i) row_weight.as<double>()[i] = i % 4 == 3 ? 0.0 : 0.5 + double(i % 3);
+  if (c.options & 1) p.class_weight = weight.data.get();
+  if (c.options & 2) p.row_weight = row_weight.as<double>();
+  p.smoothing = c.options & 4 ? 0.1 : 0.0;
+  p.finite_only = (c.options & 8) != 0;
+  p.scale = c.options & 16 ? -1.5 : 1.0;
+  p.softcap = c.options & 32 ? 3.0 : 0.0;
+  p.temperature = c.options & 64 ? 0.7 : 1.0;
+  p.z_loss = c.options & 128 ? 0.01 : 0.0;
+  p.ce_factor = 0.25, p.z_factor = 0.5;
+  const bool by_products = (c.options & 256) != 0, stream = (c.options & 512) != 0;
+
+  const std::string before = logits.copy() + labels.copy() + values.copy() + weight.copy() + row_weight.copy();
+  const Totals totals = k.totals(p);
+  expect(totals.bad == -1, "a good label was refused", k, p);
+
+  const auto outputs = [&](Block& vectors, Block& grad) {
+    Outputs out = {};
+    double* d = vectors.as<double>();
+    out.loss = d, out.lse = d + c.rows, out.grad = grad.data.get(), out.grad_stride = stride, out.stream = stream;
+    if (by_products) {
+      out.log_prob = d + 2 * c.rows, out.entropy = d + 3 * c.rows;
+      out.argmax = reinterpret_cast<int64_t*>(d + 4 * c.rows), out.rank = reinterpret_cast<int64_t*>(d + 5 * c.rows);
+    }
+    return out;
+  };
+  const auto gaps_untouched = [&](Block& b, int fill) {
+    for (int64_t i = 0; i + 1 < c.rows; ++i)
+      for (int64_t x = (i * stride + c.cols) * item; x < (i + 1) * stride * item; ++x)
+        if (b.data[x] != char(fill)) return false;
+    return true;
+  };
+  Block vectors(6 * c.rows * 8), grad(span * item, 0x22);
+  k.rows(p, outputs(vectors, grad), 0, c.rows);
+  expect(gaps_untouched(grad, 0x22), "written between rows", k, p);
+
+  Block halves(6 * c.rows * 8), half_grad(span * item, 0x22);  // the rows in two ranges
+  const Outputs half = outputs(halves, half_grad);
+  k.rows(p, half, 0, c.rows / 2), k.rows(p, half, c.rows / 2, c.rows);
+  if (c.content != spoiled && c.content != extreme)
+    expect(halves.copy() == vectors.copy() && half_grad.copy() == grad.copy(), "row ranges differ from the whole", k, p);
+
+  if (c.rows) {  // the columns in panels, merged: the same bits, except for the narrow path's own order
+    Block stats(c.rows * sizeof(Statistics)), part(c.rows * sizeof(Statistics));
+    Block split(6 * c.rows * 8), split_grad(span * item, 0x22);
+    const Outputs out = outputs(split, split_grad);
+    for (int64_t col = 0; col < c.cols; col += panel) {
+      const int64_t end = col + panel < c.cols ? col + panel : c.cols;
+      k.statistics(p, 0, c.rows, col, end, by_products, col ? part.as<Statistics>() : stats.as<Statistics>());
+      if (col) k.merge(p, stats.as<Statistics>(), part.as<Statistics>(), c.rows);
+    }
+    k.finish(p, out, stats.as<Statistics>(), 0, c.rows);
+    for (int64_t col = 0; col < c.cols; col += panel)
+      k.gradient(p, out, stats.as<Statistics>(), 0, c.rows, col, col + panel < c.cols ? col + panel : c.cols);
+    if (c.content == plain && c.cols > 32 && !stream)
+      expect(split.copy() == vectors.copy() && split_grad.copy() == grad.copy(), "columns split differ", k, p);
+    for (int64_t a = 0; a + 1 < c.cols && c.cols < 200; a += 7) {  // any range of columns
+      k.statistics(p, 0, c.rows, a, c.cols, by_products, part.as<Statistics>());
+      k.gradient(p, out, stats.as<Statistics>(), c.rows - 1, c.rows, a, c.cols);
+    }
+  }
+
+  Block vector(span * item), product(span * item, 0x33), distribution(span * item, 0x44);
+  for (int64_t i = 0; i < span; ++i) put(c.type, vector.data.get(), i, uniform() - 0.5);
+  k.product(p, vector.data.get(), stride, product.data.get(), stride, 0, c.rows);
+  expect(gaps_untouched(product, 0x33), "product written between rows", k, p);
+  k.distribution(p, false, distribution.data.get(), stride, 0, c.rows);
+  k.distribution(p, true, distribution.data.get(), stride, 0, c.rows);
+  expect(gaps_untouched(distribution, 0x44), "distribution written between rows", k, p);
+  expect(logits.copy() + labels.copy() + values.copy() + weight.copy() + row_weight.copy() == before, "input changed", k, p);
+
+  Outputs own = outputs(vectors, grad);  // in place, last: over the logits, and the product over its vector
+  const std::string fresh = grad.copy();
+  own.grad = logits.data.get(), own.stream = false;
+  k.rows(p, own, 0, c.rows);
+  if (c.content == plain && c.gap == 0)
+    expect(std::memcmp(logits.data.get(), fresh.data(), fresh.size()) == 0, "in place differs", k, p);
+  k.product(p, vector.data.get(), stride, vector.data.get(), stride, 0, c.rows);
+
+  double sum = 0;
+  for (int64_t i = 0; i < c.rows; ++i) sum += std::isfinite(vectors.as<double>()[i]) ? vectors.as<double>()[i] : 1;
+  *fingerprint = sum;
+  ++calls;
+}
+
+void bad_labels(const Kernels& k) {
+  for (int bytes : {1, 2, 4, 8})
+    for (bool is_signed : {false, true})
+      for (int64_t bad : {int64_t(5), int64_t(-1), int64_t(127), std::numeric_limits<int64_t>::min()}) {
+        Block logits(4 * 5 * 4), labels(4 * bytes);
+        for (int i = 0; i < 4; ++i) put_label(labels.data.get(), bytes, i, i == 2 ? bad : i);
+        int64_t seen = 0;
+        std::memcpy(&seen, labels.data.get() + 2 * bytes, bytes);
+        if (seen < 5) continue;  // cut to a width in which it is a label
+        Problem p = {};
+        p.logits = logits.data.get(), p.rows = 4, p.cols = p.stride = 5, p.type = Type::f32, p.target = Target::index;
+        p.labels = labels.data.get(), p.label_bytes = bytes, p.label_signed = is_signed, p.label_stride = 1;
+        p.scale = p.temperature = 1;
+        expect(k.totals(p).bad == 2, "a bad label passed", k, p);
+      }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc > 1 && std::string(argv[1]) == "overrun") {  // proves that the sanitizer is awake
+    Block logits(7 * 4), vectors(8);
+    Problem p = {};
+    p.logits = logits.data.get(), p.rows = 1, p.cols = p.stride = 8, p.type = Type::f32, p.scale = p.temperature = 1;
+    Outputs out = {};
+    out.lse = vectors.as<double>();
+    available()[0]->rows(p, out, 0, 1);
+    return 0;
+  }
+  const int64_t widths[] = {1, 2, 3, 7, 8, 15, 17, 31, 32, 33, 63, 65, 100, 2047, 2049, 4099};
+  const int sets[] = {0, 1, 2, 4, 4 + 8, 16, 32, 64, 128, 256, 512, 1 + 4 + 256, 32 + 4 + 8 + 1, 32 + 128 + 256,
+                      16 + 32 + 64, 16 + 256, 255, 511, 1023 - 16, 512 + 2, 8 + 4 + 16};
+  const int kinds[][2] = {{8, 1}, {4, 1}, {2, 1}, {1, 1}, {1, 0}, {2, 0}, {4, 0}, {8, 0}};
+  int variants = 0;
+  std::vector<double> first;
+  for (const Kernels* const* k = available(); *k; ++k, ++variants) {
+    std::vector<double> prints;
+    bad_labels(**k);
+    int turn = 0;
+    for (Type type : {Type::f32, Type::f64, Type::bf16, Type::f16})
+      for (Target target : {Target::none, Target::index, Target::dense, Target::sparse})
+        for (int options : sets)
+          for (int64_t cols : widths) {
+            const int* kind = kinds[turn % 8];
+            const Content content = Content(turn / 3 % 4);
+            double print = 0;
+            run(**k, {type, target, cols > 2000 ? 2 : 1 + turn % 19, cols, turn % 3 * 2, content, kind[0], kind[1] != 0, options},
+                &print);
+            prints.push_back(content == plain ? print : 0);
+            ++turn;
+          }
+    for (Type type : {Type::f32, Type::f64, Type::bf16, Type::f16}) {
+      double print = 0;
+      for (int options : {0, 4 + 256, 32 + 128}) run(**k, {type, Target::index, 2, 2 * panel + 5, 0, plain, 8, true, options}, &print);
+      run(**k, {type, Target::dense, 1, panel + 1, 0, masked, 8, true, 1 + 4 + 8}, &print);
+      for (Target target : {Target::none, Target::index, Target::dense, Target::sparse})
+        for (int64_t cols : {3, 40, 2100}) run(**k, {type, target, 0, cols, 0, plain, 4, true, 0}, &print);  // no rows
+    }
+    if (variants == 0) first = prints;
+    for (size_t i = 0; i < prints.size(); ++i)
+      if (std::fabs(prints[i] - first[i]) > 1e-3 * (1 + std::fabs(first[i]))) {
+        ++failures;
+        std::printf("FAILED %s: case %zu gives %g, %s gives %g\n", (*k)->name, i, prints[i], available()[0]->name, first[i]);
+      }
+    std::printf("%s %d\n", (*k)->name, calls);
+    calls = 0;
+  }
+  return failures ? 1 : 0;
+}

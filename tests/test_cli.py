@@ -1,0 +1,580 @@
+"""The command line: the main job from end to end, and one clear line for every mistake."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import pytest
+import skops.io
+from sklearn import datasets
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.pipeline import Pipeline
+
+import softgrad
+from softgrad import _backend
+from softgrad.cli import _model, main
+from softgrad.sklearn import SoftmaxRegression
+
+
+class Answer:
+    """What a command left behind."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+Command = Callable[..., Answer]
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> Answer:
+        capsys.readouterr()
+        code = main(list(arguments))
+        return Answer(code, *capsys.readouterr())
+
+    return run
+
+
+def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a user does."""
+    command = [sys.executable, "-m", "softgrad.cli", *arguments]
+    environment = {**os.environ, "PYTHONWARNINGS": "", **environment}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+
+
+def table(path: str) -> pa.Table:
+    return pa.csv.read_csv(path) if path.endswith(".csv") else pa.parquet.read_table(path)
+
+
+def description(path: str) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("softgrad.json"))  # type: ignore[no-any-return]
+
+
+def files() -> set[str]:
+    return {str(path) for path in Path().rglob("*")}
+
+
+# --- the main job ----------------------------------------------------------------------------------------------------
+
+
+def test_digits_from_fit_to_predictions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first words of the README, as processes: train, then predict."""
+    monkeypatch.chdir(tmp_path)
+    fitted = process("fit", "digits")
+    assert (fitted.returncode, fitted.stderr) == (0, "")
+    assert "model saved as digits.skops" in fitted.stdout
+    assert "\x1b" not in fitted.stdout  # no colour when piped
+    held_out = description("digits.skops")["metrics"]["held out"]
+    assert held_out["rows"] == 360
+    assert held_out["accuracy"] >= 0.95
+    assert held_out["log_loss"] < 0.2
+    assert re.search(rf"held out\W+360\W+{held_out['accuracy']:.4f}\W+{held_out['log_loss']:.4f}", fitted.stdout)
+
+    assert main(["data", "digits", "-o", "digits.csv"]) == 0
+    predicted = process("predict", "digits.skops", "digits.csv", "-o", "out.parquet")
+    assert (predicted.returncode, predicted.stderr) == (0, "")
+    out = table("out.parquet")
+    assert out.column_names == ["prediction", *(f"probability_{digit}" for digit in range(10))]
+    x, y = datasets.load_digits(return_X_y=True)
+    assert np.mean(out["prediction"].to_numpy() == y) > 0.97
+    probabilities = np.column_stack([out[name].to_numpy() for name in out.column_names[1:]])
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    pipeline = _model.load(Path("digits.skops")).pipeline
+    np.testing.assert_allclose(probabilities, pipeline.predict_proba(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["iris", "wine", "breast_cancer"])
+def test_other_built_in_data(name: str, cli: Command) -> None:
+    assert cli("fit", name).code == 0
+    assert description(f"{name}.skops")["metrics"]["held out"]["accuracy"] > 0.9
+    assert cli("data", name, "-o", f"{name}.parquet").code == 0
+    assert cli("predict", f"{name}.skops", f"{name}.parquet", "-o", "out.csv").code == 0
+    truth, predicted = table(f"{name}.parquet")["target"].to_pylist(), table("out.csv")["prediction"].to_pylist()
+    assert np.mean([a == b for a, b in zip(truth, predicted, strict=True)]) > 0.95
+
+
+def test_a_file_gives_what_the_built_in_data_gives(cli: Command) -> None:
+    """CSV, Parquet and built-in: the same rows, the same split, the same model."""
+    for extension in ("csv", "parquet"):
+        cli("data", "wine", "-o", f"from_{extension}.{extension}")
+        assert cli("fit", f"from_{extension}.{extension}", "--target", "target").code == 0
+    cli("fit", "wine")
+    models = [_model.load(Path(f"{name}.skops")) for name in ("wine", "from_csv", "from_parquet")]
+    for model in models[1:]:
+        np.testing.assert_array_equal(model.pipeline[-1].coef_, models[0].pipeline[-1].coef_)
+        assert model.feature_names == models[0].feature_names
+        assert model.classes == ["class_0", "class_1", "class_2"]
+
+
+def test_training_calls_the_native_kernel(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    native, heads = _backend._native, []
+    assert native is not None
+
+    def head(*arguments: Any) -> Any:
+        heads.append(native.Head(*arguments))
+        return heads[-1]
+
+    spy = SimpleNamespace(**{**vars(native), "Head": head})
+
+    with _backend.use(_backend.available()[0]):
+        monkeypatch.setattr(_backend, "kernels", lambda: spy)
+        answer = cli("fit", "iris")
+    iterations = int(re.search(r"(\d+) iterations", answer.out)[1])  # type: ignore[index]
+    assert len(heads) > iterations > 5
+    assert {type(made).__module__ for made in heads} == {"softgrad._native"}
+
+
+def test_options_reach_the_model(cli: Command) -> None:
+    options = ["--test-size", "0.4", "--seed", "7", "--C", "0.25", "--max-iter", "50", "--label-smoothing", "0.1"]
+    assert cli("fit", "iris", *options, "--no-standardize", "--threads", "1", "-o", "m.skops").code == 0
+    pipeline = _model.load(Path("m.skops")).pipeline
+    (classifier,) = (step for _, step in pipeline.steps)  # no scaler
+    assert (
+        classifier.get_params() == SoftmaxRegression(C=0.25, max_iter=50, label_smoothing=0.1, n_threads=1).get_params()
+    )
+    assert description("m.skops")["metrics"]["held out"]["rows"] == 60
+    cli("fit", "iris", *options[:2], "--seed", "8", *options[4:], "--no-standardize", "-o", "other.skops")
+    assert not np.array_equal(_model.load(Path("other.skops")).pipeline[-1].coef_, classifier.coef_)
+
+
+def test_nothing_held_out(cli: Command) -> None:
+    answer = cli("fit", "iris", "--test-size", "0")
+    assert answer.code == 0
+    assert "held out" not in answer.out
+    assert description("iris.skops")["metrics"]["train"]["rows"] == 150
+
+
+def test_the_split_keeps_the_proportions(cli: Command) -> None:
+    from softgrad.cli._data import Data
+    from softgrad.cli._fit import FitOptions, _split
+
+    labels = np.repeat(["rare", "common"], [10, 90])
+    data = Data("x", np.zeros((100, 1)), labels, ["a"], "y")
+    train, held_out = _split(data, FitOptions(0.2, 3, 1.0, 10, 0.0, True, None))
+    assert (labels[held_out] == "rare").sum() == 2
+    assert len(held_out) == 20
+    assert sorted([*train, *held_out]) == list(range(100))
+
+
+def test_stopping_early_is_a_warning_not_an_error(cli: Command) -> None:
+    answer = cli("fit", "digits", "--max-iter", "2")
+    assert answer.code == 0
+    assert answer.err.startswith("softgrad: warning: the fit has not converged")
+    assert len(answer.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "labels", "kind"),
+    [
+        (["3", "-1"], [3, -1], pa.int64()),
+        (["True", "false"], [True, False], pa.bool_()),
+        (["yes", "no"], ["yes", "no"], pa.string()),
+        (["007", "7"], ["007", "7"], pa.string()),
+        (["1.0", "2.0"], [1.0, 2.0], pa.float64()),
+        (['"a, b"', '"c""d"'], ["a, b", 'c"d'], pa.string()),
+    ],
+)
+def test_predictions_keep_the_type_of_the_labels(cells: list[str], labels: list[Any], kind: Any, cli: Command) -> None:
+    rows = [f"{i % 2 * 10 + i / 100},{cells[i % 2]}" for i in range(20)]
+    Path("d.csv").write_text("\n".join(["x,y", *rows]) + "\n")
+    assert cli("fit", "d.csv", "-t", "y").code == 0
+    assert cli("predict", "d.skops", "d.csv", "-o", "out.parquet").code == 0
+    out = table("out.parquet")
+    assert out.schema.field("prediction").type == kind
+    assert out["prediction"].to_pylist() == [labels[i % 2] for i in range(20)]
+    assert cli("predict", "d.skops", "d.csv", "-o", "out.csv").code == 0
+    assert table("out.csv").column_names == out.column_names
+    np.testing.assert_array_equal(table("out.csv").column(1).to_numpy(), out.column(1).to_numpy())
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint16(), pa.bool_(), pa.large_string(), "dictionary"])
+def test_parquet_labels_of_any_kind(kind: Any, cli: Command) -> None:
+    labels = pa.array([i % 2 for i in range(20)], pa.int8())
+    labels = labels.cast(pa.string()).dictionary_encode() if kind == "dictionary" else labels.cast(kind)
+    features = pa.array([i % 2 * 3.0 for i in range(20)], pa.float32())
+    pa.parquet.write_table(pa.table({"a.b": features, "y": labels, "flag": features.cast(pa.bool_())}), "d.parquet")
+    assert cli("fit", "d.parquet", "-t", "y").code == 0
+    assert cli("predict", "d.skops", "d.parquet", "-o", "out.parquet").code == 0
+    assert table("out.parquet")["prediction"].to_pylist() == labels.to_pylist()
+
+
+def test_predict_takes_columns_by_name_and_leaves_the_others_alone(cli: Command) -> None:
+    cli("fit", "iris")
+    cli("data", "iris", "-o", "iris.csv")
+    cli("predict", "iris.skops", "iris.csv", "-o", "straight.csv")
+    shuffled = table("iris.csv").select([3, 0, 2, 1]).append_column("note", pa.array(["?"] * 150))
+    pa.csv.write_csv(shuffled, "shuffled.csv")
+    assert cli("predict", "iris.skops", "shuffled.csv", "-o", "again.csv").code == 0
+    assert Path("again.csv").read_text() == Path("straight.csv").read_text()
+
+
+def test_the_row_index_that_pandas_stores_is_no_feature(cli: Command) -> None:
+    columns = {"x": [0.0, 1.0] * 10, "y": ["a", "b"] * 10, "__index_level_0__": list(range(20))}
+    pa.parquet.write_table(pa.table(columns), "d.parquet")
+    assert cli("fit", "d.parquet", "-t", "y").code == 0
+    assert description("d.skops")["features"] == ["x"]
+
+
+def test_cells_as_people_write_them(cli: Command) -> None:
+    """A byte-order mark, CRLF, blank lines, spaces, quotes, exponents, signs, booleans."""
+    rows = ['"1", 2e0 ,true,u', "+3,.5,FALSE,v"] * 8
+    Path("d.CSV").write_bytes(("\ufeffa,b,c,y\r\n" + "\r\n\r\n".join(rows) + "\r\n").encode())
+    assert cli("fit", "d.CSV", "-t", "y", "--no-standardize").code == 0
+    model = _model.load(Path("d.skops"))
+    assert model.feature_names == ["a", "b", "c"]
+    assert description("d.skops")["metrics"]["train"]["accuracy"] == 1.0
+
+
+# --- mistakes --------------------------------------------------------------------------------------------------------
+
+GOOD = "a,b,y\n" + "1,2,u\n3,4,v\n" * 10
+BAD_DATA = {
+    "not a number": (GOOD + "\n5,six,v\n", r"d\.csv: row 21 \(line 23\), column 'b': 'six' is not a number"),
+    "after a line break in quotes": (
+        'a,b,y\n1,2,"u\nu"\n3,4x,v\n',
+        r"row 2 \(line 4\), column 'b': '4x' is not a number",
+    ),
+    "missing value in words": (GOOD + "NA,2,u\n", r"row 21 \(line 22\), column 'a': 'NA' is not a number"),
+    "empty cell": (GOOD + "1,,u\n", r"row 21 \(line 22\), column 'b': the cell is empty"),
+    "blank cell": (GOOD + "1,  ,u\n", r"row 21 \(line 22\), column 'b': the cell is empty"),
+    "NaN": (GOOD + "nan,2,u\n", r"row 21 \(line 22\), column 'a': nan is not a finite number"),
+    "infinity": (GOOD + "1,-inf,u\n", r"row 21 \(line 22\), column 'b': -inf is not a finite number"),
+    "no label": (GOOD + "1,2,\n", r"row 21 \(line 22\), column 'y': the cell is empty; a row needs its class"),
+    "one class": ("a,y\n1,u\n2,u\n", r"column 'y' holds one class only, 'u'"),
+    "a class of one row": (GOOD + "1,2,w\n", r"class 'w' of column 'y' has a single row, .* --test-size 0"),
+    "broken numbers as target": ("a,y\n1,0.5\n2,1.5\n", r"row 1 \(line 2\), column 'y': the target looks continuous"),
+    "many numbers as target": (
+        "a,y\n" + "".join(f"1,{i}\n" for i in range(60)),
+        r"'y' looks continuous: 60 distinct numbers in 60 rows",
+    ),
+    "twice the same name": ("a,a,y\n1,2,u\n", r"the header names column 'a' more than once"),
+    "no name": (",b,y\n0,1,u\n", r"column 1 of the header has no name"),
+    "header only": ("a,b,y\n", r"d\.csv: has a header but no rows"),
+    "empty file": ("", r"d\.csv: the file is empty"),
+    "only blank lines": ("\n\n", r"d\.csv: the file is empty"),
+    "no target column": ("a,b\n1,2\n", r"no column 'y'; it has 'a', 'b'"),
+    "semicolons": ("a;y\n1;u\n", r"no column 'y'; it has 'a;y'; the header has no comma"),
+    "only the target": ("y\nu\nv\n", r"has no column but the target 'y'"),
+    "short row": (GOOD + "1,2\n", r"row 21 \(line 22\) has 2 cells, the header has 3"),
+    "long row": (GOOD + "1,2,u,9\n", r"row 21 \(line 22\) has 4 cells, the header has 3"),
+    "another encoding": (GOOD + "1,2,\xe9\n", r"d\.csv: is not UTF-8 text"),
+    "too few rows": ("a,y\n1,u\n2,u\n3,v\n4,v\n5,w\n6,w\n", r"--test-size 0\.2 of 6 rows holds out 2"),
+    "overflow": ("a,y\n" + "1e308,u\n-1e308,v\n" * 10, r"column 'a' holds values up to 1e\+308, .* scale it"),
+}
+
+
+def one_error(answer: Answer, message: str) -> None:
+    assert answer.code == 2
+    assert answer.out == ""
+    assert answer.err.startswith("softgrad: error: ")
+    assert len(answer.err.splitlines()) == 1, answer.err
+    assert re.search(message, answer.err), answer.err
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data(case: str, cli: Command) -> None:
+    content, message = BAD_DATA[case]
+    Path("d.csv").write_bytes(content.encode("latin-1"))
+    one_error(cli("fit", "d.csv", "--target", "y"), message)
+    assert files() == {"d.csv"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"x": pa.array([1.0, None, 2.0])}, r"d\.parquet: row 2, column 'x': the cell is empty"),
+        ({"x": pa.array([1.0, 2.0, np.nan])}, r"d\.parquet: row 3, column 'x': nan is not a finite number"),
+        ({"x": pa.array(["1", "2", "z"])}, r"d\.parquet: row 3, column 'x': 'z' is not a number"),
+        ({"x": pa.array([None] * 3)}, r"d\.parquet: row 1, column 'x': the cell is empty"),
+        ({"x": pa.array([0, 0, 0], pa.date32())}, r"column 'x' holds date32\[day\] values; features must be numbers"),
+        ({"x": pa.array([[1.0]] * 3)}, r"column 'x' holds list<.*> values"),
+        ({"y": pa.array(["a", None, "b"])}, r"row 2, column 'y': the cell is empty"),
+        ({"y": pa.array([0.0, 1.0, np.nan])}, r"row 3, column 'y': nan is not a class"),
+        ({"y": pa.array([0, 0, 0], pa.timestamp("s"))}, r"column 'y' holds timestamp\[.*\] values: a target holds"),
+    ],
+)
+def test_bad_parquet(columns: dict[str, Any], message: str, cli: Command) -> None:
+    good = {"x": pa.array([1.0, 2.0, 3.0]), "y": pa.array(["a", "b", "a"])}
+    pa.parquet.write_table(pa.table(good | columns), "d.parquet")
+    one_error(cli("fit", "d.parquet", "-t", "y"), message)
+    assert files() == {"d.parquet"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "nowhere.csv", "-t", "y"], r"nowhere\.csv: no such file"),
+        (["fit", "directory.csv", "-t", "y", "-o", "x.skops"], r"directory\.csv: is not a file"),
+        (["fit", "notes.txt", "-t", "y"], r"notes\.txt: give a \.csv or \.parquet file, or one of digits"),
+        (["fit", "junk.parquet", "-t", "y"], r"junk\.parquet: is not a Parquet file"),
+        (["fit", "d.csv"], r"say which column holds the labels with --target; it has 'a', 'b', 'y'"),
+        (["fit", "d.csv", "-t", "Y"], r"no column 'Y'; it has"),
+        (["fit", "digits", "-t", "target"], r"digits is built in and has its own target"),
+        (["fit", "d.csv", "-t", "y", "-o", "m.pkl"], r"-o m\.pkl: the file name must end in \.skops"),
+        (["fit", "d.csv", "-t", "y", "-o", "no/m.skops"], r"-o no/m\.skops: there is no directory no"),
+        (["fit", "d.csv", "-t", "y", "-o", "directory.skops"], r"-o directory\.skops: is a directory"),
+        (["fit", "iris", "--test-size", "1"], r"--test-size must be in \[0, 1\)"),
+        (["fit", "iris", "--test-size", "nan"], r"--test-size must be in \[0, 1\)"),
+        (["fit", "iris", "--test-size", "0.01"], r"holds out 2 and trains on 148"),
+        (["fit", "iris", "--C", "0"], r"--C must be positive .*, not 0"),
+        (["fit", "iris", "--C", "much"], r"--C"),
+        (["fit", "iris", "--max-iter", "0"], r"--max-iter must be"),
+        (["fit", "iris", "--label-smoothing", "-0.1"], r"--label-smoothing must be in \[0, 1\], not -0\.1"),
+        (["fit", "iris", "--seed", "-1"], r"--seed must be"),
+        (["fit", "iris", "--threads", "0"], r"--threads must be"),
+        (["fit", "iris", "--frobnicate"], r"No such option: --frobnicate"),
+        (["fit"], r"Missing argument"),
+        (["frobnicate"], r"No such command 'frobnicate'"),
+        (["data", "mnist", "-o", "m.csv"], r"mnist: there is no such built-in data set"),
+        (["data", "iris", "-o", "iris.xlsx"], r"must end in \.csv or \.parquet"),
+        (["predict", "m.skops", "nowhere.csv", "-o", "o.csv"], r"nowhere\.csv: no such file"),
+        (["predict", "nowhere.skops", "d.csv", "-o", "o.csv"], r"nowhere\.skops: no such file"),
+        (["predict", "m.skops", "d.csv", "-o", "o.txt"], r"-o o\.txt: the file name must end in \.csv or \.parquet"),
+        (["predict", "m.skops", "d.csv", "-o", "no/o.csv"], r"-o no/o\.csv: there is no directory no"),
+        (["predict", "m.skops", "d.csv", "-o", "./d.csv"], r"is the data itself"),
+        (["predict", "m.skops", "d.csv"], r"Missing option '--output'"),
+        (["predict", "m.skops", "lacks.csv", "-o", "o.csv"], r"lacks\.csv: no column 'b'; it has 'a', 'bb'"),
+        (["predict", "m.skops", "bad.csv", "-o", "o.csv"], r"bad\.csv: row 2 \(line 3\), column 'b': 'x' is not a n"),
+        (["predict", "m.skops", "huge.csv", "-o", "o.csv"], r"huge\.csv: row 1 \(line 2\): .* overflow"),
+        (["predict", "d.csv", "d.csv", "-o", "o.csv"], r"d\.csv: is not a model written by softgrad fit"),
+        (["predict", "m.skops", "digits", "-o", "o.csv"], r"softgrad data digits -o digits\.csv"),
+    ],
+)
+def test_mistakes(arguments: list[str], message: str, cli: Command) -> None:
+    Path("d.csv").write_text(GOOD)
+    Path("lacks.csv").write_text("a,bb\n1,2\n")
+    Path("bad.csv").write_text("a,b\n1,2\n1,x\n")
+    Path("huge.csv").write_text("a,b\n1e308,1e308\n")
+    for name in ("notes.txt", "junk.parquet"):
+        Path(name).write_text("hello")
+    for name in ("directory.csv", "directory.skops"):
+        Path(name).mkdir()
+    assert cli("fit", "d.csv", "-t", "y", "-o", "m.skops").code == 0
+    before = files()
+    one_error(cli(*arguments), message)
+    assert files() == before
+
+
+class Stranger(TransformerMixin, BaseEstimator):
+    """A step that no one trusts."""
+
+    def fit(self, *_: Any) -> Stranger:
+        return self
+
+    def transform(self, X: Any) -> Any:
+        return X
+
+
+def altered(change: Callable[[dict[str, Any]], None], source: str = "m.skops") -> bytes:
+    """A model file with another description."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(out, "w") as new:
+        for name in old.namelist():
+            content = old.read(name)
+            if name == "softgrad.json":
+                facts = json.loads(content)
+                change(facts)
+                content = json.dumps(facts).encode()
+            new.writestr(name, content)
+    return out.getvalue()
+
+
+def described(thing: Any) -> bytes:
+    """Anything as a skops file with a good description."""
+    out = io.BytesIO(skops.io.dumps(thing))
+    with zipfile.ZipFile(out, "a") as archive:
+        archive.writestr("softgrad.json", json.dumps({"format": 1, "features": ["a", "b"]}))
+    return out.getvalue()
+
+
+def test_models_that_are_none(cli: Command) -> None:
+    Path("d.csv").write_text(GOOD)
+    cli("fit", "d.csv", "-t", "y", "-o", "m.skops")
+    whole = Path("m.skops").read_bytes()
+    fitted = _model.load(Path("m.skops")).pipeline
+    cases = {
+        r"format 2, written by softgrad 9\.1; softgrad .* reads format 1": altered(
+            lambda facts: facts.update(format=2, softgrad="9.1")
+        ),
+        r"no format number": altered(lambda facts: facts.pop("format")),
+        r"feature names do not fit": altered(lambda facts: facts.update(features=["a"])),
+        r"is not a model written by softgrad fit$": whole[: len(whole) // 2],
+        r"is not a model written by .*fit$": skops.io.dumps(SoftmaxRegression()),
+        r"refused: .* not trusted: '[\w.]*Stranger'": described(Pipeline([("x", Stranger()), ("y", fitted[-1])])),
+        r"does not hold a softgrad model but a SoftmaxRegression": described(fitted[-1]),
+        r"is a damaged model file": re.sub(rb'"__class__": "Pipeline"', b'"__class__": "Pipe"    ', altered(dict)),
+    }
+    for message, content in cases.items():
+        Path("x.skops").write_bytes(content)
+        before = files()
+        one_error(cli("predict", "x.skops", "d.csv", "-o", "o.csv"), message)
+        assert files() == before
+
+
+# --- whole files or none ---------------------------------------------------------------------------------------------
+
+
+def test_a_full_disk_leaves_the_old_file(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    cli("fit", "iris")
+    cli("data", "iris", "-o", "iris.csv")
+    Path("o.csv").write_text("precious")
+    model, before = Path("iris.skops").read_bytes(), files()
+    monkeypatch.setattr(os, "fsync", full)
+    one_error(cli("fit", "iris", "--C", "9"), r"cannot write iris\.skops: No space left on device")
+    one_error(cli("predict", "iris.skops", "iris.csv", "-o", "o.csv"), r"cannot write o\.csv: No space left")
+    assert (Path("iris.skops").read_bytes(), Path("o.csv").read_text(), files()) == (model, "precious", before)
+
+
+def test_a_forbidden_directory_is_found_before_the_work(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    import tempfile
+
+    def forbidden(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", forbidden)
+    monkeypatch.setattr(SoftmaxRegression, "fit", lambda *_, **__: pytest.fail("the work began"))
+    one_error(cli("fit", "iris"), r"cannot write iris\.skops: Permission denied")
+
+
+@pytest.mark.parametrize("moment", ["open", "fsync", "replace"])
+def test_an_interrupt_while_writing_leaves_nothing(moment: str, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    place: Any = os if moment == "fsync" else Path
+    before = getattr(place, moment)
+
+    def interrupt(first: Any, *rest: Any, **options: Any) -> Any:
+        if moment == "open":  # the file is there already
+            before(first, *rest, **options).close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, moment, interrupt)
+    answer = cli("fit", "iris")
+    assert (answer.code, answer.out, files()) == (130, "", set())
+    assert answer.err == "softgrad: interrupted; no file is left half-written\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+def test_ctrl_c_during_a_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a pseudo-terminal, which also shows that the progress moves: interrupt once the iterations run."""
+    import pty
+
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    columns = {f"x{i}": 2.0 ** (i % 12) * random.normal(size=20_000) for i in range(60)}  # so that it takes long
+    pa.parquet.write_table(pa.table({**columns, "y": random.integers(20, size=20_000)}), "d.parquet")
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "softgrad.cli", "fit", "d.parquet", "-t", "y", "--C", "inf", "--no-standardize"]
+    command += ["--max-iter", "100000"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env={**os.environ, "TERM": "xterm"})
+    os.close(theirs)
+    seen, deadline = b"", time.monotonic() + 60
+    while not re.search(rb"iteration [1-9]", seen) and time.monotonic() < deadline:
+        seen += os.read(ours, 4096)
+    child.send_signal(signal.SIGINT)
+    out = child.communicate(timeout=60)[0]
+    try:
+        while block := os.read(ours, 4096):
+            seen += block
+    except OSError:  # the terminal is gone with the child
+        pass
+    os.close(ours)
+    assert child.returncode == 130
+    assert b"objective" in seen
+    assert seen.rstrip().endswith(b"softgrad: interrupted; no file is left half-written")
+    assert b"Traceback" not in seen
+    assert out == b""
+    assert files() == {"d.parquet"}
+
+
+def test_permissions_and_links_of_the_output(cli: Command) -> None:
+    mask = os.umask(0o027)
+    try:
+        cli("data", "iris", "-o", "new.csv")
+    finally:
+        os.umask(mask)
+    assert Path("new.csv").stat().st_mode & 0o777 == 0o640
+    Path("real.csv").touch(0o600)
+    Path("link.csv").symlink_to("real.csv")
+    cli("data", "iris", "-o", "link.csv")
+    assert Path("link.csv").is_symlink()
+    assert Path("real.csv").stat().st_mode & 0o777 == 0o600
+    assert Path("real.csv").read_text() == Path("new.csv").read_text()
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def test_version_help_and_info(cli: Command) -> None:
+    assert cli("--version").out == f"softgrad {softgrad.__version__}\n"
+    for arguments in ([], ["--help"], ["-h"]):
+        answer = cli(*arguments)
+        assert answer.code == 0
+        assert {"fit", "predict", "data", "info"} <= set(answer.out.split())
+    facts = dict(re.split(r" {2,}", line, maxsplit=1) for line in cli("info").out.splitlines())
+    assert facts["version"] == softgrad.__version__
+    assert facts["instruction set"] == softgrad.info()["instruction_set"]
+    assert facts["n threads"] == str(softgrad.info()["n_threads"])
+    assert facts["blas"]
+    assert facts["fallback"].startswith("none")
+
+
+def test_info_says_why_it_falls_back() -> None:
+    answer = process("info", SOFTGRAD_INSTRUCTION_SET="numpy")
+    assert re.search(r"instruction set +numpy\n", answer.stdout)
+    assert re.search(r"fallback +SOFTGRAD_INSTRUCTION_SET=numpy", answer.stdout)
+
+
+def test_help_loads_nothing_heavy() -> None:
+    script = (
+        "import sys; from softgrad.cli import main; main(['--help']); "
+        "print('loaded', [m for m in ('pyarrow', 'scipy', 'skops', 'sklearn', 'torch') if m in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
+    assert answer.stdout.splitlines()[-1] == "loaded []"
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich", "skops", "pyarrow"])
+def test_without_the_extra(missing: str, tmp_path: Path) -> None:
+    command = ["data", "iris", "-o", "i.csv"] if missing == "pyarrow" else ["fit", "iris"]
+    script = f"import sys; sys.modules[{missing!r}] = None; from softgrad.cli import main; sys.exit(main({command}))"
+    answer = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path
+    )
+    assert answer.returncode == 2
+    assert answer.stderr.splitlines() == [
+        f"softgrad: error: the command line needs {missing}, which is not installed: pip install 'softgrad[cli]'"
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as pipe:
+        command = [sys.executable, "-m", "softgrad.cli", "info"]
+        answer = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, check=False, timeout=60)
+    assert answer.stderr == b""
