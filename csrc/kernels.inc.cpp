@@ -12,26 +12,24 @@ template <class T> using Arithmetic = typename ArithmeticOf<T>::type;
 
 // --- walking a tile ------------------------------------------------------------------------------------------------
 
-// f(width, j, n): four vectors at j (width 4), or one (width 1) of which the first n columns count.
-template <int U> struct Width {
-  static constexpr int value = U;
-};
-template <class A, class F> FORCE_INLINE inline void each_vector(int64_t n, F f) {
-  constexpr int64_t L = lanes<A>;
+// f(j, n): the four vectors at j, of which the first n columns count: all, or what is left at the end.
+template <class A> constexpr int64_t block = 4 * lanes<A>;
+template <class A, class F> FORCE_INLINE inline void each_block(int64_t n, F f) {
   int64_t j = 0;
-  for (; j + 4 * L <= n; j += 4 * L) f(Width<4>{}, j, L);
-  for (; j + L <= n; j += L) f(Width<1>{}, j, L);
-  if (j < n) f(Width<1>{}, j, n - j);
+  for (; j + block<A> <= n; j += block<A>) f(j, block<A>);
+  if (j < n) f(j, n - j);
 }
-template <class A, int U, class T> FORCE_INLINE inline Pack<A, U> read(const T* p, int64_t n, A fill) {
-  Pack<A, U> x;
-  if (U == 1 && n != lanes<A>) x.v[0] = load_part<A>(p, n, fill);
-  else for (int q = 0; q < U; ++q) x.v[q] = load(p + q * lanes<A>);
+template <class A, class T> FORCE_INLINE inline Pack<A, 4> read(const T* p, int64_t n, A fill) {
+  Pack<A, 4> x;
+  for (int q = 0; q < 4; ++q, p += lanes<A>, n -= lanes<A>)
+    x.v[q] = n >= lanes<A> ? load(p) : n > 0 ? load_part<A>(p, n, fill) : splat<A>(fill);
   return x;
 }
-template <class A, int U, class T> FORCE_INLINE inline void write(T* p, const Pack<A, U>& x, int64_t n) {
-  if (U == 1 && n != lanes<A>) store_part<A>(p, x.v[0], n);
-  else for (int q = 0; q < U; ++q) store(p + q * lanes<A>, x.v[q]);
+template <class A, class T> FORCE_INLINE inline void write(T* p, const Pack<A, 4>& x, int64_t n) {
+  for (int q = 0; q < 4; ++q, p += lanes<A>, n -= lanes<A>) {
+    if (n >= lanes<A>) store(p, x.v[q]);
+    else if (n > 0) store_part<A>(p, x.v[q], n);
+  }
 }
 
 // u − max u as the loops see it: (x − peak)·k.  Under a softcap x is u itself and k is 1.
@@ -48,11 +46,10 @@ template <class A> struct Distance {
 template <class T, bool Unit, class A = Arithmetic<T>> A find_peak(const T* x, int64_t n, Distance<A> u) {
   const V<A> low = splat<A>(-infinity<A>);
   Pack<A, 4> m = {{low, low, low, low}};
-  each_vector<A>(n, [&](auto width, int64_t j, int64_t c) FORCE_INLINE {
-    constexpr int U = decltype(width)::value;
-    Pack<A, U> v = read<A, U>(x + j, c, u.masked);
+  each_block<A>(n, [&](int64_t j, int64_t c) FORCE_INLINE {
+    Pack<A, 4> v = read<A>(x + j, c, u.masked);
     if (!Unit) v = v * u.sign;
-    for (int q = 0; q < U; ++q) m.v[q] = max_of(v.v[q], m.v[q]);
+    for (int q = 0; q < 4; ++q) m.v[q] = max_of(v.v[q], m.v[q]);
   });
   return u.sign * max_lanes<A>(max_of(max_of(m.v[0], m.v[1]), max_of(m.v[2], m.v[3])));
 }
@@ -60,16 +57,15 @@ template <class T, bool Unit, class A = Arithmetic<T>> A find_peak(const T* x, i
 template <class T, bool Unit, bool Moment, class A = Arithmetic<T>>
 void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, double& sum, double& moment) {
   Pack<A, 4> s = {}, e = {};
-  each_vector<A>(n, [&](auto width, int64_t j, int64_t c) FORCE_INLINE {
-    constexpr int U = decltype(width)::value;
-    Pack<A, U> d = read<A, U>(x + j, c, u.masked) - peak;
+  each_block<A>(n, [&](int64_t j, int64_t c) FORCE_INLINE {
+    Pack<A, 4> d = read<A>(x + j, c, u.masked) - peak;
     if (!Unit) d = d * u.k;
-    const Pack<A, U> p = exp_of(d);
-    accumulate(s, p);
+    const Pack<A, 4> p = exp_of(d);
+    s = s + p;
     if (!Moment) return;
-    Pack<A, U> m = p * d;
-    for (int q = 0; q < U; ++q) m.v[q] = d.v[q] == -infinity<A> ? V<A>{} : m.v[q];
-    accumulate(e, m);
+    Pack<A, 4> m = p * d;
+    for (int q = 0; q < 4; ++q) m.v[q] = d.v[q] == -infinity<A> ? V<A>{} : m.v[q];
+    e = e + m;
   });
   sum = sum_pack(s);
   moment = Moment ? sum_pack(e) : A(0);
@@ -79,15 +75,14 @@ void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, double& sum, double& 
 template <class T, bool Weighted, class A = Arithmetic<T>>
 void dot_distance(const T* x, const A* weight, int64_t n, Distance<A> u, A peak, double& mass, double& dot) {
   Pack<A, 4> s = {}, q = {};
-  each_vector<A>(n, [&](auto width, int64_t j, int64_t c) FORCE_INLINE {
-    constexpr int U = decltype(width)::value;
-    const Pack<A, U> d = (read<A, U>(x + j, c, peak) - peak) * u.k;
-    if (!Weighted) return accumulate(q, d);
-    const Pack<A, U> w = read<A, U>(weight + j, c, A(0));
-    accumulate(s, w);
-    Pack<A, U> wd = w * d;
-    for (int i = 0; i < U; ++i) wd.v[i] = w.v[i] == A(0) ? V<A>{} : wd.v[i];
-    accumulate(q, wd);
+  each_block<A>(n, [&](int64_t j, int64_t c) FORCE_INLINE {
+    const Pack<A, 4> d = (read<A>(x + j, c, peak) - peak) * u.k;
+    if (!Weighted) return void(q = q + d);
+    const Pack<A, 4> w = read<A>(weight + j, c, A(0));
+    s = s + w;
+    Pack<A, 4> wd = w * d;
+    for (int i = 0; i < 4; ++i) wd.v[i] = w.v[i] == A(0) ? V<A>{} : wd.v[i];
+    q = q + wd;
   });
   mass = Weighted ? double(sum_pack(s)) : double(n);
   dot = sum_pack(q);
@@ -96,10 +91,9 @@ void dot_distance(const T* x, const A* weight, int64_t n, Distance<A> u, A peak,
 // How many x lie beyond `own` in the direction of `sign`.
 template <class T, class A = Arithmetic<T>> int64_t count_beyond(const T* x, int64_t n, A sign, A own) {
   I<A> count = {};
-  each_vector<A>(n, [&](auto width, int64_t j, int64_t c) FORCE_INLINE {
-    constexpr int U = decltype(width)::value;
-    const Pack<A, U> v = read<A, U>(x + j, c, -sign * infinity<A>) * sign;
-    for (int q = 0; q < U; ++q) count -= v.v[q] > own * sign;
+  each_block<A>(n, [&](int64_t j, int64_t c) FORCE_INLINE {
+    const Pack<A, 4> v = read<A>(x + j, c, -sign * infinity<A>) * sign;
+    for (int q = 0; q < 4; ++q) count -= v.v[q] > own * sign;
   });
   int64_t total = 0;
   for (int i = 0; i < lanes<A>; ++i) total += count[i];
@@ -110,11 +104,10 @@ template <class T, class A = Arithmetic<T>> int64_t count_beyond(const T* x, int
 
 template <class T, class A = Arithmetic<T>> void transform_tile(const Problem& p, const T* x, int64_t n, A* u) {
   const A inner = A(p.scale / p.softcap), outer = A(p.softcap / p.temperature);
-  each_vector<A>(n, [&](auto width, int64_t j, int64_t c) FORCE_INLINE {
-    constexpr int U = decltype(width)::value;
-    const Pack<A, U> v = read<A, U>(x + j, c, A(0)) * inner, inf = v - v;  // NaN at ±∞ and NaN, else 0
-    Pack<A, U> z = tanh_of(v) * outer;
-    for (int q = 0; q < U; ++q) z.v[q] = inf.v[q] != inf.v[q] ? v.v[q] : z.v[q];  // −inf stays, +inf and NaN spoil
+  each_block<A>(n, [&](int64_t j, int64_t c) FORCE_INLINE {
+    const Pack<A, 4> v = read<A>(x + j, c, A(0)) * inner, inf = v - v;  // NaN at ±∞ and NaN, else 0
+    Pack<A, 4> z = tanh_of(v) * outer;
+    for (int q = 0; q < 4; ++q) z.v[q] = inf.v[q] != inf.v[q] ? v.v[q] : z.v[q];  // −inf stays, +inf and NaN spoil
     write(u + j, z, c);
   });
 }
@@ -369,30 +362,26 @@ inline void write_ignored(const Outputs& out, int64_t i) {
 
 // --- gradient ------------------------------------------------------------------------------------------------------
 
-// to_j = c·exp((x_j − peak)·k) − sub_j, or − `constant` without `sub`.  Streaming starts where `to` is aligned for it.
+// to_j = c·exp((x_j − peak)·k) − sub_j, or − `constant` without `sub`.  Begins with the columns before an aligned
+// address: streaming needs it, and stores across cache lines take twice as long.
 // Meanwhile the next row is fetched into the L2 cache: reading it then overlaps with writing this one.
 template <class T, bool Unit, bool Subtract, bool Stream, class A = Arithmetic<T>>
 void gradient_loop(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant, const A* sub, T* to, const T* ahead) {
-  const auto part = [&](auto width, int64_t j, int64_t count, bool aligned) FORCE_INLINE {
-    constexpr int U = decltype(width)::value;
-    Pack<A, U> d = read<A, U>(x + j, count, u.masked) - peak;
+  const auto part = [&](int64_t j, int64_t count, bool whole) FORCE_INLINE {
+    Pack<A, 4> d = read<A>(x + j, count, u.masked) - peak;
     if (!Unit) d = d * u.k;
-    if (U == 4 && ahead)
+    if (whole && ahead)
       for (int q = 0; q < 4; ++q) __builtin_prefetch(ahead + j + q * lanes<A>, 0, 2);
-    Pack<A, U> g = exp_of(d) * c;
-    g = Subtract ? g - read<A, U>(sub + j, count, A(0)) : g - constant;
-    if (Stream && aligned) for (int q = 0; q < U; ++q) stream(to + j + q * lanes<A>, g.v[q]);
+    const Pack<A, 4> g = Subtract ? fma(exp_of(d), c, read<A>(sub + j, count, A(0)) * A(-1)) : fma(exp_of(d), c, -constant);
+    if (Stream && whole) for (int q = 0; q < 4; ++q) stream(to + j + q * lanes<A>, g.v[q]);
     else write(to + j, g, count);
   };
-  constexpr int64_t L = lanes<A>, bytes = L * int64_t(sizeof(T));
-  int64_t head = 0;
-  if (Stream) {
-    const int64_t off = int64_t(reinterpret_cast<uintptr_t>(to) % bytes);
-    head = off ? min_of(n, (bytes - off) / int64_t(sizeof(T))) : 0;
-    if (head) part(Width<1>{}, int64_t(0), head, false);
-  }
-  each_vector<A>(n - head, [&](auto width, int64_t j, int64_t count) FORCE_INLINE {
-    part(width, head + j, count, count == L);
+  constexpr int64_t bytes = lanes<A> * int64_t(sizeof(T));
+  const int64_t off = int64_t(reinterpret_cast<uintptr_t>(to) % bytes);
+  const int64_t head = off ? min_of(n, (bytes - off) / int64_t(sizeof(T))) : 0;
+  if (head) part(0, head, false);
+  each_block<A>(n - head, [&](int64_t j, int64_t count) FORCE_INLINE {
+    part(head + j, count, count == block<A>);
   });
 }
 template <class T, bool Unit, class A = Arithmetic<T>>
@@ -405,12 +394,12 @@ void gradient_tile(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant
 }
 
 // ∂u/∂o of a softcap from u itself: (s/τ)(1 − th²) with th = u τ / c; a masked logit has none.
-template <class A, int U>
-FORCE_INLINE inline void cap_slopes(const Problem& p, const Pack<A, U>& u, Pack<A, U>& slope, Pack<A, U>& curve) {
-  const Pack<A, U> th = u * A(p.temperature / p.softcap), room = map(th * th, [](V<A> x) { return A(1) - x; });
+template <class A>
+FORCE_INLINE inline void cap_slopes(const Problem& p, const Pack<A, 4>& u, Pack<A, 4>& slope, Pack<A, 4>& curve) {
+  const Pack<A, 4> th = u * A(p.temperature / p.softcap), room = map(th * th, [](V<A> x) { return A(1) - x; });
   slope = room * A(p.scale / p.temperature);
   curve = th * room * A(-2 * p.scale * p.scale / (p.temperature * p.softcap));
-  for (int q = 0; q < U; ++q) {
+  for (int q = 0; q < 4; ++q) {
     slope.v[q] = u.v[q] == -infinity<A> ? V<A>{} : slope.v[q];
     curve.v[q] = u.v[q] == -infinity<A> ? V<A>{} : curve.v[q];
   }
@@ -447,12 +436,11 @@ void row_gradient(const Problem& p, int64_t i, const Statistics& s, double weigh
       continue;
     }
     transform_tile<T>(p, row + col, n, z);
-    each_vector<A>(n, [&](auto width, int64_t j, int64_t part) FORCE_INLINE {
-    constexpr int U = decltype(width)::value;
-      const Pack<A, U> v = read<A, U>(z + j, part, u.masked);
-      Pack<A, U> slope, curve;
+    each_block<A>(n, [&](int64_t j, int64_t part) FORCE_INLINE {
+      const Pack<A, 4> v = read<A>(z + j, part, u.masked);
+      Pack<A, 4> slope, curve;
       cap_slopes(p, v, slope, curve);
-      const Pack<A, U> g = exp_of(v - peak) * A(c) - read<A, U>(sub + j, part, A(0));
+      const Pack<A, 4> g = fma(exp_of(v - peak), A(c), read<A>(sub + j, part, A(0)) * A(-1));
       write(to + col + j, g * slope, part);
     });
   }
@@ -491,12 +479,11 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
     V<A> peak = splat<A>(-infinity<A>), sum = {};
     for (int64_t j = 0; j < cols; ++j) peak = max_of(load(x + j * L) * u.sign, peak);
     peak *= u.sign;
-    each_vector<A>(cols * L, [&](auto width, int64_t j, int64_t) FORCE_INLINE {
-      constexpr int U = decltype(width)::value;
-      Pack<A, U> d = map(read<A, U>(x + j, L, A(0)), [&](V<A> v) FORCE_INLINE { return (v - peak) * u.k; });
-      d = exp_of(d);
-      write(x + j, d, L);
-      for (int q = 0; q < U; ++q) sum += d.v[q];
+    each_block<A>(cols * L, [&](int64_t j, int64_t c) FORCE_INLINE {
+      const Pack<A, 4> d = map(read<A>(x + j, c, u.masked), [&](V<A> v) FORCE_INLINE { return (v - peak) * u.k; });
+      const Pack<A, 4> e = exp_of(d);
+      write(x + j, e, c);
+      for (int q = 0; q < 4; ++q) sum += q * L < c ? e.v[q] : V<A>{};
     });
     sum = peak == u.masked ? splat<A>(none) : sum;
     store(sums, sum);
@@ -646,9 +633,8 @@ void distribution_range(const Problem& p, bool logarithm, void* out, int64_t out
     const A peak = A(s.peak), log_sum = A(r.log_sum), c = r.log_sum != r.log_sum ? A(r.log_sum) : A(1 / s.sum);
     T* to = static_cast<T*>(out) + i * out_stride;
     each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T*) {
-      each_vector<A>(n, [&](auto width, int64_t j, int64_t part) FORCE_INLINE {
-    constexpr int U = decltype(width)::value;
-        const Pack<A, U> d = (read<A, U>(z + j, part, u.masked) - peak) * u.k;
+      each_block<A>(n, [&](int64_t j, int64_t part) FORCE_INLINE {
+        const Pack<A, 4> d = (read<A>(z + j, part, u.masked) - peak) * u.k;
         write(to + col + j, logarithm ? d - log_sum : exp_of(d) * c, part);
       });
     });
@@ -683,12 +669,11 @@ void product_range(const Problem& p, const void* vector, int64_t vector_stride, 
     double along = 0;  // S · D v
     each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T*) {
       Pack<A, 4> dots = {};
-      each_vector<A>(n, [&](auto width, int64_t j, int64_t part) FORCE_INLINE {
-        constexpr int U = decltype(width)::value;
-        const Pack<A, U> x = read<A, U>(z + j, part, u.masked);
-        Pack<A, U> slope, curve;
+      each_block<A>(n, [&](int64_t j, int64_t part) FORCE_INLINE {
+        const Pack<A, 4> x = read<A>(z + j, part, u.masked);
+        Pack<A, 4> slope, curve;
         slopes(x, slope, curve);
-        accumulate(dots, exp_of((x - peak) * u.k) * (slope * read<A, U>(v + col + j, part, A(0))));
+        dots = fma(exp_of((x - peak) * u.k), slope * read<A>(v + col + j, part, A(0)), dots);
       });
       along += sum_pack(dots);
     });
@@ -696,15 +681,14 @@ void product_range(const Problem& p, const void* vector, int64_t vector_stride, 
     const A mass = A(r.mass), mean = A(along), pull = A(r.z * along);
     each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T* x0) {
       if (p.softcap && !jacobian) target_tile<T>(p, i, x0, col, n, r.soft, r.smooth, sub);
-      each_vector<A>(n, [&](auto width, int64_t j, int64_t part) FORCE_INLINE {
-        constexpr int U = decltype(width)::value;
-        const Pack<A, U> x = read<A, U>(z + j, part, u.masked), dv = read<A, U>(v + col + j, part, A(0));
-        Pack<A, U> slope, curve;
+      each_block<A>(n, [&](int64_t j, int64_t part) FORCE_INLINE {
+        const Pack<A, 4> x = read<A>(z + j, part, u.masked), dv = read<A>(v + col + j, part, A(0));
+        Pack<A, 4> slope, curve;
         slopes(x, slope, curve);
-        const Pack<A, U> prob = exp_of((x - peak) * u.k) * inverse;
-        Pack<A, U> h = prob * ((slope * dv - mean) * mass + pull);
+        const Pack<A, 4> prob = exp_of((x - peak) * u.k) * inverse;
+        Pack<A, 4> h = prob * ((slope * dv - mean) * mass + pull);
         if (!jacobian) h = h * slope;
-        if (p.softcap && !jacobian) h = h + (prob * mass - read<A, U>(sub + j, part, A(0))) * (curve * dv);
+        if (p.softcap && !jacobian) h = h + (prob * mass - read<A>(sub + j, part, A(0))) * (curve * dv);
         write(to + col + j, h, part);
       });
     });

@@ -88,6 +88,30 @@ template <> inline Vf max_of(Vf a, Vf b) { return _mm_max_ps(a, b); }
 template <> inline Vd max_of(Vd a, Vd b) { return _mm_max_pd(a, b); }
 #endif
 
+// --- a·b + c: fused where the processor can, and the same in every place that is written so (CMakeLists.txt forbids the
+// compiler to fuse on its own: a value must not depend on which copy of a loop computes it) --------------------------
+
+#if defined(__FMA__) || defined(__aarch64__)
+constexpr bool fused = true;
+#else
+constexpr bool fused = false;
+#endif
+template <class V> FORCE_INLINE inline V fma_of(V a, V b, V c) {
+#if defined(__aarch64__)
+  for (size_t i = 0; i < sizeof(V) / sizeof(a[0]); ++i) c[i] = std::fma(a[i], b[i], c[i]);
+  return c;
+#else
+  return a * b + c;
+#endif
+}
+#if defined(__AVX512F__)
+template <> FORCE_INLINE inline Vf fma_of(Vf a, Vf b, Vf c) { return _mm512_fmadd_ps(a, b, c); }
+template <> FORCE_INLINE inline Vd fma_of(Vd a, Vd b, Vd c) { return _mm512_fmadd_pd(a, b, c); }
+#elif defined(__FMA__)
+template <> FORCE_INLINE inline Vf fma_of(Vf a, Vf b, Vf c) { return _mm256_fmadd_ps(a, b, c); }
+template <> FORCE_INLINE inline Vd fma_of(Vd a, Vd b, Vd c) { return _mm256_fmadd_pd(a, b, c); }
+#endif
+
 // Horizontal, in a fixed order; the compilers turn these trees into shuffles.
 template <class A> inline A sum_lanes(V<A> v) {
   A x[lanes<A>];
@@ -130,35 +154,37 @@ PACK_OPERATOR(-)
 PACK_OPERATOR(*)
 PACK_OPERATOR(/)
 #undef PACK_OPERATOR
+template <class A, int U> FORCE_INLINE inline V<A> part_of(const Pack<A, U>& x, int q) { return x.v[q]; }
+template <class A> FORCE_INLINE inline V<A> part_of(A x, int) { return splat<A>(x); }
+// b and c: packs, or numbers.
+template <class A, int U, class B, class C>
+FORCE_INLINE inline Pack<A, U> fma(Pack<A, U> a, const B& b, const C& c) {
+  for (int q = 0; q < U; ++q) a.v[q] = fma_of<V<A>>(a.v[q], part_of<A>(b, q), part_of<A>(c, q));
+  return a;
+}
 template <class A, int U, class F> FORCE_INLINE inline Pack<A, U> map(Pack<A, U> a, F f) {
   for (int q = 0; q < U; ++q) a.v[q] = f(a.v[q]);
   return a;
-}
-// Accumulators are packs of four; the single vectors of a tile's end go to the first.
-template <class A, int U> FORCE_INLINE inline void accumulate(Pack<A, 4>& to, const Pack<A, U>& x) {
-  for (int q = 0; q < U; ++q) to.v[q] += x.v[q];
 }
 template <class A> inline A sum_pack(const Pack<A, 4>& s) { return sum_lanes<A>((s.v[0] + s.v[1]) + (s.v[2] + s.v[3])); }
 
 // --- exp -----------------------------------------------------------------------------------------------------------
 
-// x = (n + f) ln 2; `minus_one` is 2^f − 1, `magic` holds n in its low bits.
+// x = (n + f) ln 2; `ratio` is (2^f − 1) / f, `magic` holds n in its low bits.
 template <class A, int U> struct Exponential {
-  Pack<A, U> minus_one, magic;
+  Pack<A, U> ratio, f, magic;
 };
 template <class A, int U> FORCE_INLINE inline Exponential<A, U> exponential(const Pack<A, U>& x) {
   using S = Simd<A>;
-  const Pack<A, U> t = x * S::log2e + S::round_magic, n = t - S::round_magic;
-#if defined(__FMA__) || defined(__aarch64__)
-  const Pack<A, U> f = x * S::log2e - n;  // fused, thus exact but for log2e's own rounding: a quarter of that of x
-#else
-  const Pack<A, U> f = (x - n * S::ln2_hi - n * S::ln2_lo) * S::log2e;
-#endif
+  const Pack<A, U> t = fma(x, S::log2e, S::round_magic), n = t - S::round_magic;
+  Pack<A, U> f;
+  if (fused) f = fma(x, S::log2e, n * A(-1));  // exact but for log2e's own rounding: a quarter of that of x
+  else f = (x - n * S::ln2_hi - n * S::ln2_lo) * S::log2e;
   constexpr int top = sizeof S::poly / sizeof S::poly[0] - 1;
-  Pack<A, U> p = f * S::poly[top] + S::poly[top - 1];
+  Pack<A, U> p = fma(f, S::poly[top], S::poly[top - 1]);
 #pragma GCC unroll 16
-  for (int i = top - 2; i >= 0; --i) p = p * f + S::poly[i];
-  return {p * f, t};
+  for (int i = top - 2; i >= 0; --i) p = fma(p, f, S::poly[i]);
+  return {p, f, t};
 }
 template <class A, int U> FORCE_INLINE inline Pack<A, U> power_of_two(const Pack<A, U>& magic) {
   return map(magic, [](V<A> t) FORCE_INLINE { return bits<V<A>>((bits<I<A>>(t) + Simd<A>::bias) << Simd<A>::mantissa); });
@@ -167,7 +193,7 @@ template <class A, int U> FORCE_INLINE inline Pack<A, U> power_of_two(const Pack
 // exp x for x ≤ 0 (and a rounding error above); 0 below exp_min, NaN for NaN.
 template <class A, int U> FORCE_INLINE inline Pack<A, U> exp_of(const Pack<A, U>& x) {
   const Exponential<A, U> e = exponential(x);
-  Pack<A, U> y = e.minus_one + A(1);
+  Pack<A, U> y = fma(e.ratio, e.f, A(1));
 #if defined(__AVX512F__)
   const Pack<A, U> n = e.magic - Simd<A>::round_magic;
   for (int q = 0; q < U; ++q) y.v[q] = scale_unless_below(y.v[q], n.v[q], x.v[q], splat<A>(Simd<A>::exp_min));
@@ -185,8 +211,8 @@ template <int U> FORCE_INLINE inline Pack<float, U> exp_of(const Pack<float, U>&
   const Vf table = {1.0f,         1.044273782f, 1.090507733f, 1.138788635f, 1.189207115f, 1.241857812f,
                     1.296839555f, 1.354255547f, 1.414213562f, 1.476826146f, 1.542210825f, 1.610490332f,
                     1.681792831f, 1.75625216f,  1.834008086f, 1.915206561f};
-  const Pack<float, U> t = x * S::log2e + magic, n = t - magic, f = x * S::log2e - n;
-  Pack<float, U> y = ((f * 0.05550213253768096f + 0.24023430358680153f) * f + 0.6931471826750848f) * f + 1.0f;
+  const Pack<float, U> t = fma(x, S::log2e, magic), n = t - magic, f = fma(x, S::log2e, n * -1.0f);
+  Pack<float, U> y = fma(fma(fma(f, 0.05550213253768096f, 0.24023430358680153f), f, 0.6931471826750848f), f, 1.0f);
   for (int q = 0; q < U; ++q) y.v[q] *= Vf(_mm512_permutexvar_ps(bits<__m512i>(t.v[q]), table));
   for (int q = 0; q < U; ++q) y.v[q] = scale_unless_below(y.v[q], n.v[q], x.v[q], splat<float>(S::exp_min));
   return y;
@@ -199,7 +225,7 @@ template <class A, int U> FORCE_INLINE inline Pack<A, U> tanh_of(Pack<A, U> x) {
   const V<A> far = splat<A>(20);
   x = map(x, [&](V<A> v) FORCE_INLINE { return v > far ? far : (v < -far ? -far : v); });
   const Exponential<A, U> e = exponential(x + x);
-  const Pack<A, U> scale = power_of_two(e.magic), expm1 = e.minus_one * scale + (scale - A(1));
+  const Pack<A, U> scale = power_of_two(e.magic), expm1 = fma(e.ratio * e.f, scale, scale - A(1));
   return expm1 / (expm1 + A(2));
 }
 

@@ -81,7 +81,7 @@ COLUMNS = (3, 40, 2100)
 
 def everything(o: Array, y: Array, v: Array, **options: Any) -> dict[str, Array]:
     """Every function's result on the same arrays."""
-    transform = {k: x for k, x in options.items() if k in ("axis",)}
+    transform = {k: x for k, x in options.items() if k == "axis"}
     loss, gradient = softgrad.cross_entropy_with_grad(o, y, reduction="none", **options)
     stats = softgrad.prediction_stats(o, y, **transform)
     return {

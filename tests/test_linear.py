@@ -113,7 +113,9 @@ def test_reduction_none_gives_rows_and_the_gradients_of_their_sum(instruction_se
     x, weight, bias = head(23, 9, 101, "float64")
     y = np.arange(23)
     loss, grads = softgrad.linear_cross_entropy_with_grad(x, weight, y, bias=bias, reduction="none", max_memory=40_000)
-    total, total_grads = softgrad.linear_cross_entropy_with_grad(x, weight, y, bias=bias, reduction="sum", max_memory=40_000)
+    total, total_grads = softgrad.linear_cross_entropy_with_grad(
+        x, weight, y, bias=bias, reduction="sum", max_memory=40_000
+    )
     expected = reference.cross_entropy(x @ weight.T + bias, y, reduction="none")
     np.testing.assert_allclose(loss, expected, rtol=1e-13)
     assert total == pytest.approx(expected.sum(), rel=1e-13)

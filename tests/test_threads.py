@@ -244,7 +244,7 @@ def test_the_first_exception_is_raised_after_all_threads_stopped(n_threads: int)
     running = 0
     lock = threading.Lock()
 
-    class Trouble(Exception):
+    class TroubleError(Exception):
         pass
 
     def work(i: int) -> None:
@@ -253,14 +253,14 @@ def test_the_first_exception_is_raised_after_all_threads_stopped(n_threads: int)
             running += 1
         try:
             if i == 3:
-                raise Trouble(i)
+                raise TroubleError(i)
             threading.Event().wait(0.005)
         finally:
             with lock:
                 running -= 1
 
     for _ in range(3):
-        with pytest.raises(Trouble, match="3"):
+        with pytest.raises(TroubleError, match="3"):
             _threads.run_blocks(work, 20, n_threads)
         assert running == 0
     done: list[int] = []

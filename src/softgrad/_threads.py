@@ -63,6 +63,41 @@ def resolve_threads(n_threads: int | None, elements: int | None = None) -> int:
     return int(n_threads)
 
 
+class _Job:
+    """Blocks that any thread may take the next of."""
+
+    def __init__(self, work: Callable[[int], Any], count: int) -> None:
+        self.work: Callable[[int], Any] | None = work
+        self.count = count
+        self.tickets = itertools.count()  # next() is one step under the interpreter's lock
+        self.failures: list[BaseException] = []
+
+    def drain(self) -> None:
+        """Compute blocks until none is left or one has failed."""
+        work = self.work
+        if work is None:
+            return
+        _inside.worker = True
+        if _limit.users:
+            _limit.limit_this_thread()
+        try:
+            while not self.failures and (i := next(self.tickets)) < self.count:
+                work(i)
+        except BaseException as error:
+            self.failures.append(error)
+        finally:
+            _inside.worker = False
+
+    def wait(self, future: Future[None]) -> None:
+        """Wait to the end even when Ctrl-C arrives meanwhile: the thread still writes into the caller's buffers."""
+        while True:
+            try:
+                future.result()
+                return
+            except KeyboardInterrupt as interrupt:
+                self.failures.append(interrupt)
+
+
 def run_blocks(work: Callable[[int], Any], count: int, n_threads: int) -> None:
     """Call ``work(0) … work(count − 1)``, each once, from up to ``n_threads`` threads of which the caller is one.
 
@@ -73,39 +108,16 @@ def run_blocks(work: Callable[[int], Any], count: int, n_threads: int) -> None:
         for i in range(count):
             work(i)
         return
-    tickets = itertools.count()  # next() is one step under the interpreter's lock
-    failures: list[BaseException] = []
-
-    def drain() -> None:
-        _inside.worker = True
-        if _limit.users:
-            _limit.limit_this_thread()
-        try:
-            while not failures and (i := next(tickets)) < count:
-                work(i)
-        except BaseException as error:
-            failures.append(error)
-        finally:
-            _inside.worker = False
-
+    job = _Job(work, count)
     pool = _executor()
-    others: list[Future[None]] = [pool.submit(drain) for _ in range(min(n_threads, count) - 1)]
-    drain()
+    others = [pool.submit(job.drain) for _ in range(min(n_threads, count) - 1)]
+    job.drain()
     for future in others:
         if not future.cancel():
-            _wait(future, failures)
-    if failures:
-        raise failures[0]
-
-
-def _wait(future: Future[None], failures: list[BaseException]) -> None:
-    """Wait to the end even when Ctrl-C arrives meanwhile: the thread still writes into the caller's buffers."""
-    while True:
-        try:
-            future.result()
-            return
-        except KeyboardInterrupt as interrupt:
-            failures.append(interrupt)
+            job.wait(future)
+    job.work = None  # a cancelled call stays in the pool's queue for a while: it must not keep the caller's arrays
+    if job.failures:
+        raise job.failures[0]
 
 
 class _BlasLimit:

@@ -94,7 +94,8 @@ def _inputs(x: Any, weight: Any, bias: Any) -> _Inputs:
             bias = bias.astype(x.dtype)
         if bias.shape != weight.shape[:1] or bias.dtype != x.dtype:
             raise ValueError(
-                f"bias has shape {bias.shape} and dtype {bias.dtype}; one number a class is {weight.shape[:1]}, {x.dtype}"
+                f"bias has shape {bias.shape} and dtype {bias.dtype}; "
+                f"one number a class has {weight.shape[:1]} and {x.dtype}"
             )
     outer, classes = x.shape[:-1], weight.shape[0]
     flat = _contiguous(x.reshape(int(np.prod(outer, dtype=np.int64)), x.shape[-1]))
@@ -232,7 +233,7 @@ def _walk(
     weights = class_weights(options.class_weight, rows)
     a = row_weights(options.sample_weight, rows)
     factors = settle(build_head(rows.array, rows.storage, targets, options, weights, a), rows, targets, options)
-    n, classes = rows.array.shape
+    n = len(rows.array)
     losses = np.zeros(n)
     wanted = any(grad is not None for grad in grads)
     if wanted and (factors.void or n == 0):
@@ -413,7 +414,7 @@ def linear_cross_entropy_with_grad(
     accumulators = _accumulators(inputs, results)
     outcome = _walk(inputs, prepared, checked, max_memory, threads, accumulators, stats)
     for total, result in zip(accumulators, results, strict=True):
-        if total is not None and result is not None and not np.may_share_memory(total, result):
+        if total is not None and result is not None and total.size and not np.may_share_memory(total, result):
             result[...] = total
     return reduce(outcome, inputs.rows, checked), results
 

@@ -147,7 +147,7 @@ def _transform(o: Float, logit_scale: float, softcap: float | None, temperature:
     return u, s / tau * slope, s * s / (tau * softcap) * (-2 * th * slope)
 
 
-def _dense_targets(targets: Any, n: int, v: int, axis: int, ndim: int) -> tuple[Float, NDArray[np.int64] | None]:
+def _dense_targets(targets: Any, n: int, v: int, axis: int) -> tuple[Float, NDArray[np.int64] | None]:
     """Any target as dense (N, V) probabilities, and the labels when it was given by labels."""
     if isinstance(targets, tuple):
         y = np.zeros((n, v))
@@ -188,7 +188,7 @@ def _problem(
     rows = rows.reshape(int(np.prod(rows.shape[:-1], dtype=np.int64)), v)
     n = len(rows)
     u, slope, curve = _transform(rows, logit_scale, softcap, temperature)
-    y, labels = _dense_targets(targets, n, v, axis, o.ndim)
+    y, labels = _dense_targets(targets, n, v, axis)
     w = np.ones(v) if class_weight is None else np.asarray(class_weight, dtype=np.float64)
     a = np.ones(n) if sample_weight is None else np.asarray(sample_weight, dtype=np.float64).reshape(n).copy()
     if labels is not None and ignore_index is not None:

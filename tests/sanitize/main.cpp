@@ -8,9 +8,11 @@
 #include <cstdlib>
 #include <cstring>
 #include <limits>
-#include <memory>
 #include <string>
 #include <vector>
+
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "kernels.h"
 
@@ -28,13 +30,36 @@ void expect(bool ok, const char* what, const Kernels& k, const Problem& p) {
               int(p.type), int(p.target), (long long)p.rows, (long long)p.cols, p.softcap, p.smoothing, p.scale);
 }
 
-// A heap block of exactly `bytes`, for the sanitizer to guard.
+// A block of exactly `bytes`: on the heap, between the sanitizer's red zones, or in every other case up against a page
+// that cannot be touched, which stops what the sanitizer does not see: masked, converting and streaming intrinsics.
+bool guarded = false;
 struct Block {
-  std::unique_ptr<char[]> data;
-  size_t bytes;
-  explicit Block(size_t n, int fill = 0) : data(new char[n ? n : 1]), bytes(n) { std::memset(data.get(), fill, n); }
-  template <class T> T* as() { return reinterpret_cast<T*>(data.get()); }
-  std::string copy() const { return std::string(data.get(), bytes); }
+  char* base = nullptr;
+  size_t mapped = 0, bytes = 0;
+  char* data = nullptr;
+  explicit Block(size_t n, int fill = 0) : bytes(n) {
+    if (guarded) {
+      const size_t page = size_t(sysconf(_SC_PAGESIZE));
+      mapped = (n + page - 1) / page * page + page;
+      void* map = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (map == MAP_FAILED || mprotect(static_cast<char*>(map) + mapped - page, page, PROT_NONE)) std::abort();
+      base = static_cast<char*>(map), data = base + mapped - page - n;
+    } else {
+      data = base = new char[n ? n : 1];
+    }
+    std::memset(data, fill, n);
+  }
+  Block(const Block&) = delete;
+  Block& operator=(Block&& other) {
+    std::swap(base, other.base), std::swap(mapped, other.mapped), std::swap(bytes, other.bytes), std::swap(data, other.data);
+    return *this;
+  }
+  ~Block() {
+    if (mapped) munmap(base, mapped);
+    else delete[] base;
+  }
+  template <class T> T* as() { return reinterpret_cast<T*>(data); }
+  std::string copy() const { return std::string(data, bytes); }
 };
 
 uint64_t state = 88172645463325252ull;
@@ -63,6 +88,19 @@ void put(Type t, void* to, int64_t at, double x) {
 
 void put_label(void* to, int bytes, int64_t at, int64_t x) { std::memcpy(static_cast<char*>(to) + at * bytes, &x, bytes); }
 
+// Equal bits, but one NaN is as good as another: its sign depends on where a loop started.
+bool same(Type t, const Block& a, const Block& b) {
+  const size_t item = size_t(size_of(t));
+  for (size_t at = 0; at < a.bytes; at += item) {
+    uint64_t x = 0, y = 0;
+    std::memcpy(&x, a.data + at, item), std::memcpy(&y, b.data + at, item);
+    const uint64_t inf = t == Type::f64 ? 0x7ffull << 52 : t == Type::f32 ? 0x7f800000 : t == Type::bf16 ? 0x7f80 : 0x7c00;
+    const uint64_t magnitude = ~(1ull << (item * 8 - 1));
+    if (x != y && !((x & magnitude) > inf && (y & magnitude) > inf)) return false;
+  }
+  return true;
+}
+
 enum Content { plain, masked, spoiled, extreme };
 
 struct Case {
@@ -77,6 +115,7 @@ struct Case {
 
 void run(const Kernels& k, const Case& c, double* fingerprint) {
   state = 88172645463325252ull;
+  guarded = !guarded;
   const int item = size_of(c.type);
   const int64_t stride = c.cols + c.gap, span = c.rows ? (c.rows - 1) * stride + c.cols : 0;
   Block logits(span * item, 0x11);
@@ -88,11 +127,11 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
       if (c.content == masked && i == 1) x = -infinity;
       if (c.content == spoiled && roll < 0.02) x = roll < 0.01 ? infinity : std::nan("");
       if (c.content == extreme) x = roll < 0.5 ? 3e38 : -3e38;
-      put(c.type, logits.data.get(), i * stride + j, x);
+      put(c.type, logits.data, i * stride + j, x);
     }
 
   Problem p = {};
-  p.logits = logits.data.get(), p.rows = c.rows, p.cols = c.cols, p.stride = stride, p.type = c.type;
+  p.logits = logits.data, p.rows = c.rows, p.cols = c.cols, p.stride = stride, p.type = c.type;
   p.target = c.target, p.label_bytes = c.label_bytes, p.label_signed = c.label_signed;
   p.width = c.target == Target::sparse ? 3 : 1, p.label_stride = p.width, p.value_stride = p.width;
   p.value_type = c.options & 1 ? Type::bf16 : c.options & 2 ? Type::f16 : c.options & 4 ? Type::f64 : Type::f32;
@@ -103,20 +142,20 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
     if (i == 0) y = c.cols <= 127 ? c.cols - 1 : y;
     if (c.target == Target::sparse && c.label_signed && i % 3 == 1) y = -1;
     if (c.target == Target::index && c.label_signed && i == 2) y = -5;  // ignored, and far outside
-    put_label(labels.data.get(), c.label_bytes, i, y);
+    put_label(labels.data, c.label_bytes, i, y);
   }
-  if (c.target == Target::index || c.target == Target::sparse) p.labels = labels.data.get();
+  if (c.target == Target::index || c.target == Target::sparse) p.labels = labels.data;
   if (c.target == Target::dense || c.target == Target::sparse) {
     p.value_stride = c.target == Target::dense ? c.cols : p.width;
     values = Block(c.rows * p.value_stride * size_of(p.value_type));
-    for (int64_t i = 0; i < c.rows * p.value_stride; ++i) put(p.value_type, values.data.get(), i, uniform() < 0.3 ? uniform() : 0);
-    p.values = values.data.get();
+    for (int64_t i = 0; i < c.rows * p.value_stride; ++i) put(p.value_type, values.data, i, uniform() < 0.3 ? uniform() : 0);
+    p.values = values.data;
   }
   p.has_ignore = true, p.ignore_index = -5;
   Block weight(c.cols * (c.type == Type::f64 ? 8 : 4)), row_weight(c.rows * 8);
-  for (int64_t j = 0; j < c.cols; ++j) put(c.type == Type::f64 ? Type::f64 : Type::f32, weight.data.get(), j, j % 5 ? 1.5 : 0.0);
+  for (int64_t j = 0; j < c.cols; ++j) put(c.type == Type::f64 ? Type::f64 : Type::f32, weight.data, j, j % 5 ? 1.5 : 0.0);
   for (int64_t i = 0; i < c.rows; ++i) row_weight.as<double>()[i] = i % 4 == 3 ? 0.0 : 0.5 + double(i % 3);
-  if (c.options & 1) p.class_weight = weight.data.get();
+  if (c.options & 1) p.class_weight = weight.data;
   if (c.options & 2) p.row_weight = row_weight.as<double>();
   p.smoothing = c.options & 4 ? 0.1 : 0.0;
   p.finite_only = (c.options & 8) != 0;
@@ -134,7 +173,7 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
   const auto outputs = [&](Block& vectors, Block& grad) {
     Outputs out = {};
     double* d = vectors.as<double>();
-    out.loss = d, out.lse = d + c.rows, out.grad = grad.data.get(), out.grad_stride = stride, out.stream = stream;
+    out.loss = d, out.lse = d + c.rows, out.grad = grad.data, out.grad_stride = stride, out.stream = stream;
     if (by_products) {
       out.log_prob = d + 2 * c.rows, out.entropy = d + 3 * c.rows;
       out.argmax = reinterpret_cast<int64_t*>(d + 4 * c.rows), out.rank = reinterpret_cast<int64_t*>(d + 5 * c.rows);
@@ -154,8 +193,7 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
   Block halves(6 * c.rows * 8), half_grad(span * item, 0x22);  // the rows in two ranges
   const Outputs half = outputs(halves, half_grad);
   k.rows(p, half, 0, c.rows / 2), k.rows(p, half, c.rows / 2, c.rows);
-  if (c.content != spoiled && c.content != extreme)
-    expect(halves.copy() == vectors.copy() && half_grad.copy() == grad.copy(), "row ranges differ from the whole", k, p);
+  expect(same(Type::f64, halves, vectors) && same(c.type, half_grad, grad), "row ranges differ from the whole", k, p);
 
   if (c.rows) {  // the columns in panels, merged: the same bits, except for the narrow path's own order
     Block stats(c.rows * sizeof(Statistics)), part(c.rows * sizeof(Statistics));
@@ -169,8 +207,8 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
     k.finish(p, out, stats.as<Statistics>(), 0, c.rows);
     for (int64_t col = 0; col < c.cols; col += panel)
       k.gradient(p, out, stats.as<Statistics>(), 0, c.rows, col, col + panel < c.cols ? col + panel : c.cols);
-    if (c.content == plain && c.cols > 32 && !stream)
-      expect(split.copy() == vectors.copy() && split_grad.copy() == grad.copy(), "columns split differ", k, p);
+    if (c.cols > 32)
+      expect(same(Type::f64, split, vectors) && same(c.type, split_grad, grad), "columns split differ", k, p);
     for (int64_t a = 0; a + 1 < c.cols && c.cols < 200; a += 7) {  // any range of columns
       k.statistics(p, 0, c.rows, a, c.cols, by_products, part.as<Statistics>());
       k.gradient(p, out, stats.as<Statistics>(), c.rows - 1, c.rows, a, c.cols);
@@ -178,21 +216,21 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
   }
 
   Block vector(span * item), product(span * item, 0x33), distribution(span * item, 0x44);
-  for (int64_t i = 0; i < span; ++i) put(c.type, vector.data.get(), i, uniform() - 0.5);
-  k.product(p, vector.data.get(), stride, product.data.get(), stride, 0, c.rows);
+  for (int64_t i = 0; i < span; ++i) put(c.type, vector.data, i, uniform() - 0.5);
+  k.product(p, vector.data, stride, product.data, stride, 0, c.rows);
   expect(gaps_untouched(product, 0x33), "product written between rows", k, p);
-  k.distribution(p, false, distribution.data.get(), stride, 0, c.rows);
-  k.distribution(p, true, distribution.data.get(), stride, 0, c.rows);
+  k.distribution(p, false, distribution.data, stride, 0, c.rows);
+  k.distribution(p, true, distribution.data, stride, 0, c.rows);
   expect(gaps_untouched(distribution, 0x44), "distribution written between rows", k, p);
   expect(logits.copy() + labels.copy() + values.copy() + weight.copy() + row_weight.copy() == before, "input changed", k, p);
 
   Outputs own = outputs(vectors, grad);  // in place, last: over the logits, and the product over its vector
   const std::string fresh = grad.copy();
-  own.grad = logits.data.get(), own.stream = false;
+  own.grad = logits.data, own.stream = false;
   k.rows(p, own, 0, c.rows);
   if (c.content == plain && c.gap == 0)
-    expect(std::memcmp(logits.data.get(), fresh.data(), fresh.size()) == 0, "in place differs", k, p);
-  k.product(p, vector.data.get(), stride, vector.data.get(), stride, 0, c.rows);
+    expect(std::memcmp(logits.data, fresh.data(), fresh.size()) == 0, "in place differs", k, p);
+  k.product(p, vector.data, stride, vector.data, stride, 0, c.rows);
 
   double sum = 0;
   for (int64_t i = 0; i < c.rows; ++i) sum += std::isfinite(vectors.as<double>()[i]) ? vectors.as<double>()[i] : 1;
@@ -205,13 +243,13 @@ void bad_labels(const Kernels& k) {
     for (bool is_signed : {false, true})
       for (int64_t bad : {int64_t(5), int64_t(-1), int64_t(127), std::numeric_limits<int64_t>::min()}) {
         Block logits(4 * 5 * 4), labels(4 * bytes);
-        for (int i = 0; i < 4; ++i) put_label(labels.data.get(), bytes, i, i == 2 ? bad : i);
+        for (int i = 0; i < 4; ++i) put_label(labels.data, bytes, i, i == 2 ? bad : i);
         int64_t seen = 0;
-        std::memcpy(&seen, labels.data.get() + 2 * bytes, bytes);
+        std::memcpy(&seen, labels.data + 2 * bytes, bytes);
         if (seen < 5) continue;  // cut to a width in which it is a label
         Problem p = {};
-        p.logits = logits.data.get(), p.rows = 4, p.cols = p.stride = 5, p.type = Type::f32, p.target = Target::index;
-        p.labels = labels.data.get(), p.label_bytes = bytes, p.label_signed = is_signed, p.label_stride = 1;
+        p.logits = logits.data, p.rows = 4, p.cols = p.stride = 5, p.type = Type::f32, p.target = Target::index;
+        p.labels = labels.data, p.label_bytes = bytes, p.label_signed = is_signed, p.label_stride = 1;
         p.scale = p.temperature = 1;
         expect(k.totals(p).bad == 2, "a bad label passed", k, p);
       }
@@ -220,13 +258,17 @@ void bad_labels(const Kernels& k) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc > 1 && std::string(argv[1]) == "overrun") {  // proves that the sanitizer is awake
-    Block logits(7 * 4), vectors(8);
-    Problem p = {};
-    p.logits = logits.data.get(), p.rows = 1, p.cols = p.stride = 8, p.type = Type::f32, p.scale = p.temperature = 1;
-    Outputs out = {};
-    out.lse = vectors.as<double>();
-    available()[0]->rows(p, out, 0, 1);
+  if (argc > 2) {  // "overrun VARIANT [guarded]" reads one logit too many: proves that somebody is watching
+    guarded = argc > 3;
+    for (const Kernels* const* k = available(); *k; ++k) {
+      if (std::string((*k)->name) != argv[2]) continue;
+      Block logits(36 * 2), vectors(8);
+      Problem p = {};
+      p.logits = logits.data, p.rows = 1, p.cols = p.stride = 37, p.type = Type::bf16, p.scale = p.temperature = 1;
+      Outputs out = {};
+      out.lse = vectors.as<double>();
+      (*k)->rows(p, out, 0, 1);
+    }
     return 0;
   }
   const int64_t widths[] = {1, 2, 3, 7, 8, 15, 17, 31, 32, 33, 63, 65, 100, 2047, 2049, 4099};

@@ -1,0 +1,54 @@
+"""Compile csrc/ and main.cpp with sanitizers into a folder: ``python build.py FOLDER COMPILER VARIANT…``.
+
+It takes a minute or two of one processor, so conftest.py starts it when the tests begin and test_sanitize.py waits.
+The baseline, which has every line of the kernels, gets both sanitizers; the wider variants, which are the same lines
+for longer vectors, the address sanitizer.  Not `null`, `object-size`, `alignment` and `pointer-overflow`: they triple
+the time, and the address sanitizer and the guard pages of main.cpp see what they would see.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CSRC = HERE.parents[1] / "csrc"
+ADDRESS = ["-fsanitize=address"]
+BOTH = [
+    "-fsanitize=address,shift,signed-integer-overflow,integer-divide-by-zero,bounds,float-cast-overflow,bool,enum",
+    "-fno-sanitize-recover=all",
+]
+COMMON = ["-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", "-Wno-psabi", f"-I{CSRC}"]
+VARIANTS = {
+    "baseline": BOTH,
+    "avx2": [*ADDRESS, "-mavx2", "-mfma", "-mf16c"],
+    "avx512": [*ADDRESS, *(f"-mavx512{part}" for part in ("f", "bw", "dq", "vl")), "-mavx2", "-mfma", "-mf16c"],
+}  # CMakeLists.txt
+
+
+def sources() -> list[Path]:
+    """Everything that the program depends on."""
+    return [*sorted(CSRC.glob("*")), HERE / "main.cpp", Path(__file__)]
+
+
+def build(folder: Path, compiler: str, variants: list[str]) -> int:
+    """Compile and link; the program appears under its name when it is complete."""
+    define = ["-DSOFTGRAD_X86"] if len(variants) > 1 else []
+    units = [(CSRC / f"kernels_{name}.cpp", VARIANTS[name]) for name in variants]
+    units += [(CSRC / "dispatch.cpp", BOTH), (HERE / "main.cpp", BOTH)]
+    objects = []
+    for source, flags in units:
+        objects.append(str(folder / f"{source.stem}.o"))
+        done = subprocess.run([compiler, *COMMON, *define, *flags, "-c", str(source), "-o", objects[-1]], check=False)
+        if done.returncode:
+            return done.returncode
+    unfinished = folder / "unfinished"
+    done = subprocess.run([compiler, *BOTH, *objects, "-o", str(unfinished)], check=False)
+    if done.returncode == 0:
+        unfinished.rename(folder / "run")
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(build(Path(sys.argv[1]), sys.argv[2], sys.argv[3:]))
