@@ -179,7 +179,7 @@ def _calls_per_sample(prepared: Prepared) -> int:
         started = time.perf_counter()
         for _ in range(number):
             prepared.run()
-        if (elapsed := time.perf_counter() - started) > 0.002 or number >= 4096:
+        if (elapsed := time.perf_counter() - started) > 0.02 or number >= 4096:
             return number
         number = max(2 * number, int(number * 0.003 / max(elapsed, 1e-7))) if elapsed < 0.001 else 2 * number
 
@@ -188,8 +188,10 @@ def _sample(prepared: Prepared, number: int) -> tuple[float, float, float]:
     """Wall seconds, CPU seconds of all threads and page faults of one call, its result's release included."""
     if prepared.reset:
         prepared.reset()
-    time.sleep(0.005)  # the last rival's pool stops spinning
+    time.sleep(0.03)  # the last rival's OpenMP pool spins for 10 ms and more, on a processor that this one needs
     run = prepared.run
+    if number > 1:
+        run()  # its own threads wake up, for every rival alike: a halted processor takes longer than a small call
     faults, cpu, wall = _page_faults(), time.process_time(), time.perf_counter()
     for _ in range(number):
         run()

@@ -226,9 +226,9 @@ Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, 
 
   A w[tile];
   if (p.smoothing != 0) {
-    if (p.finite_only) {
-      for (int64_t j = 0; j < n; ++j) s.finite += A(widen(z[j])) != u.masked;
-    }
+    int64_t finite = 0;
+    if (p.finite_only) for (int64_t j = 0; j < n; ++j) finite += A(widen(z[j])) != u.masked;
+    s.finite = double(finite);
     if (p.class_weight || p.finite_only) {
       target_tile<T>(p, i, x, col, n, 0.0, 1.0, w);
       dot_distance<Z, true>(z, w, n, u, peak, s.smooth_mass, s.smooth_dot);
@@ -251,8 +251,6 @@ Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, 
     raw.sign = sign, raw.masked = -sign * infinity<A>;
     const A best = p.softcap ? find_peak<T, false>(x, n, raw) : top;
     s.best = sign * best;
-    for (int64_t j = 0; j < n && s.argmax < 0; ++j)
-      if (A(widen(x[j])) == best) s.argmax = col + j;
     if (p.target == Target::index) {
       const T* row = x - col;
       s.rank = count_beyond<T>(x, n, sign, A(widen(row[label_at(p, i * p.label_stride)])));
@@ -276,6 +274,12 @@ Statistics panel_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi,
       t = tile_statistics<T, A>(p, i, row + col, z, col, n, by_products);
     } else {
       t = tile_statistics<T, T>(p, i, row + col, row + col, col, n, by_products);
+    }
+    if (by_products && t.best > s.best) {  // a search, thus only where the tile has a new maximum
+      const A sign = p.scale < 0 ? A(-1) : A(1);
+      int64_t j = 0;
+      while (double(sign * A(widen(row[col + j]))) != t.best) ++j;
+      t.argmax = col + j;
     }
     if (col == lo) s = t; else merge_one(k, s, t);
   }
@@ -470,6 +474,7 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
     for (int64_t r = 0; r < L; ++r) {
       const int64_t i = min_of(r, count - 1);
       const T* row = rows + i * p.stride;
+#pragma GCC unroll 8
       for (int64_t j = 0; j < cols; ++j) x[j * L + r] = A(widen(row[j]));
       weight[r] = A(row_weight(p, first + i));
       label[r] = weight[r] == 0 ? 0 : label_at(p, (first + i) * p.label_stride);
@@ -503,6 +508,7 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
     for (int64_t j = 0; j < cols; ++j) store(x + j * L, a == A(0) ? nothing : load(x + j * L) * scale);
     T* to = static_cast<T*>(out.grad) + first * out.grad_stride;
     for (int64_t r = 0; r < count; ++r, to += out.grad_stride) {
+#pragma GCC unroll 8
       for (int64_t j = 0; j < cols; ++j) narrow(x[j * L + r], to + j);
       narrow(target[r], to + label[r]);
     }

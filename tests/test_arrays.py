@@ -356,6 +356,21 @@ def test_out_that_overlaps_the_logits_gives_the_right_answer(function: str, shif
     np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.parametrize("wide", ["logits", "out"])
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_out_that_starts_where_the_logits_do_with_other_rows(function: str, wide: str, instruction_set: str) -> None:
+    """The same address and shape, but another distance between rows."""
+    o = logits("flat", 6, 40, "float32")
+    y, v = targets("labels", o), np.ones_like(o)
+    expected = calls(o, y, v)[function]()
+    buffer = np.zeros((6, 80), dtype=np.float32)
+    spaced, packed = buffer[:, :40], buffer.reshape(-1)[: o.size].reshape(o.shape)
+    source, out = (spaced, packed) if wide == "logits" else (packed, spaced)
+    source[...] = o
+    assert calls(source, y, v)[function](out=out) is out
+    np.testing.assert_array_equal(out, expected)
+
+
 def test_out_that_is_the_transposed_or_reversed_logits(instruction_set: str) -> None:
     o = logits("flat", 30, 30, "float32")
     y = targets("labels", o)
@@ -454,7 +469,8 @@ def test_unsupported_logits_are_refused_by_name(dtype: Any) -> None:
     y = np.zeros(2, int)
     functions: tuple[Callable[[Array], Any], ...] = (
         lambda a: softgrad.cross_entropy_with_grad(a, y), softgrad.softmax, softgrad.log_softmax, softgrad.logsumexp,
-        softgrad.prediction_stats, softgrad.softmax_jacobian, lambda a: softgrad.cross_entropy_hvp(a, y, np.ones((2, 3))),
+        softgrad.prediction_stats, softgrad.softmax_jacobian,
+        lambda a: softgrad.cross_entropy_hvp(a, y, np.ones((2, 3))),
     )  # fmt: skip
     for call in functions:
         with pytest.raises(TypeError, match=rf"logits.*{re.escape(str(np.dtype(dtype)))}"):

@@ -9,7 +9,7 @@ import numpy as np
 from softgrad import _backend, _fallback
 from softgrad._threads import INLINE_ELEMENTS, run_blocks
 
-BLOCK_ELEMENTS = 50_000  # the least that a block of rows should hold
+BLOCK_ELEMENTS = 100_000  # the least that a block of rows should hold
 STREAM_BYTES = 8 << 20  # a fresh gradient larger than this leaves the cache before anyone reads it
 STREAM_ROW_BYTES = 8 << 10  # shorter rows are still in the L1 cache, and are better written through it
 BLOCKS_PER_THREAD = 8  # small enough that a thread which loses its processor does not hold up the others

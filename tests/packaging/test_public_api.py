@@ -316,8 +316,10 @@ def test_no_room_imports_from_a_room_above(path: Path) -> None:
     """csrc ← loss ← linear ← regression ← sklearn ← dask, cli: and a framework only in the module named after it."""
     inside = path.relative_to(ROOT / "src" / "softgrad")
     room = inside.parts[0].removesuffix(".py")
-    owners = {"torch": {"torch"}, "dask": {"dask"}, "sklearn": {"sklearn", "cli", "dask"}, "scipy": {"regression", "sklearn"},
-              "typer": {"cli"}, "rich": {"cli"}, "pyarrow": {"cli"}, "skops": {"cli"}}  # fmt: skip
+    owners = {
+        "torch": {"torch"}, "dask": {"dask"}, "sklearn": {"sklearn", "cli", "dask"}, "scipy": {"regression", "sklearn"},
+        "typer": {"cli"}, "rich": {"cli"}, "pyarrow": {"cli"}, "skops": {"cli"},
+    }  # fmt: skip
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
         if isinstance(node, ast.Import):
