@@ -465,19 +465,16 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
   const Distance<A> u(p);
   const int64_t cols = p.cols;
   const A ce = A(p.ce_factor), z = A(p.z_loss * p.z_factor), none = std::numeric_limits<A>::quiet_NaN();
-  alignas(64) A x[narrow_cols * L];  // column j of the L rows lies at x + j L
+  alignas(64) A x[narrow_cols * L];  // columns
   alignas(64) A weight[L], class_share[L], own[L], own_exp[L], sums[L], loss[L], lse[L], target[L];
   int64_t label[L];
   for (int64_t first = lo; first < hi; first += L) {
     const int64_t count = min_of(L, hi - first);  // the last block repeats its last row
-    const T* rows = static_cast<const T*>(p.logits) + first * p.stride;
+    to_columns(static_cast<const T*>(p.logits) + first * p.stride, p.stride, count, cols, x);
     for (int64_t r = 0; r < L; ++r) {
-      const int64_t i = min_of(r, count - 1);
-      const T* row = rows + i * p.stride;
-#pragma GCC unroll 8
-      for (int64_t j = 0; j < cols; ++j) x[j * L + r] = A(widen(row[j]));
-      weight[r] = A(row_weight(p, first + i));
-      label[r] = weight[r] == 0 ? 0 : label_at(p, (first + i) * p.label_stride);
+      const int64_t i = first + min_of(r, count - 1);
+      weight[r] = A(row_weight(p, i));
+      label[r] = weight[r] == 0 ? 0 : label_at(p, i * p.label_stride);
       own[r] = x[label[r] * L + r];
       class_share[r] = p.class_weight ? static_cast<const A*>(p.class_weight)[label[r]] : A(1);
     }
@@ -507,11 +504,8 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
     if (!out.grad) continue;
     for (int64_t j = 0; j < cols; ++j) store(x + j * L, a == A(0) ? nothing : load(x + j * L) * scale);
     T* to = static_cast<T*>(out.grad) + first * out.grad_stride;
-    for (int64_t r = 0; r < count; ++r, to += out.grad_stride) {
-#pragma GCC unroll 8
-      for (int64_t j = 0; j < cols; ++j) narrow(x[j * L + r], to + j);
-      narrow(target[r], to + label[r]);
-    }
+    from_columns(x, count, cols, to, out.grad_stride);
+    for (int64_t r = 0; r < count; ++r) narrow(target[r], to + r * out.grad_stride + label[r]);
   }
 }
 

@@ -313,10 +313,80 @@ template <class A, class T> inline void store_part(T* p, V<A> v, int64_t n) {
   for (int i = 0; i < n; ++i) narrow(x[i], p + i);
 }
 #if defined(__AVX512F__)
+inline __mmask16 first(int64_t n) { return __mmask16((1u << n) - 1); }
 template <> inline Vf load_part<float, float>(const float* p, int64_t n, float fill) {
-  return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), __mmask16((1u << n) - 1), p);
+  return _mm512_mask_loadu_ps(_mm512_set1_ps(fill), first(n), p);
 }
-template <> inline void store_part<float, float>(float* p, Vf v, int64_t n) {
-  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), v);
+template <> inline Vf load_part<float, Bf16>(const Bf16* p, int64_t n, float fill) {
+  const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(n), p));
+  return _mm512_mask_mov_ps(_mm512_set1_ps(fill), first(n), bits<Vf>(_mm512_slli_epi32(wide, 16)));
+}
+template <> inline Vf load_part<float, F16>(const F16* p, int64_t n, float fill) {
+  return _mm512_mask_mov_ps(_mm512_set1_ps(fill), first(n), _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p)));
+}
+template <> inline void store_part<float, float>(float* p, Vf v, int64_t n) { _mm512_mask_storeu_ps(p, first(n), v); }
+template <> inline void store_part<float, Bf16>(Bf16* p, Vf v, int64_t n) {
+  _mm256_mask_storeu_epi16(p, first(n), bits<__m256i>(to_bf16(v)));
+}
+template <> inline void store_part<float, F16>(F16* p, Vf v, int64_t n) {
+  _mm256_mask_storeu_epi16(p, first(n), _mm512_cvtps_ph(v, 0));
+}
+#endif
+
+// --- rows to columns, and back -------------------------------------------------------------------------------------
+//
+// Element j of row r of a block of `lanes` rows lies at x + j lanes + r.  A block of fewer repeats its last row.
+
+template <class A, class T> inline void to_columns(const T* rows, int64_t stride, int64_t count, int64_t cols, A* x) {
+  for (int64_t r = 0; r < lanes<A>; ++r) {
+    const T* row = rows + min_of(r, count - 1) * stride;
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < cols; ++j) x[j * lanes<A> + r] = A(widen(row[j]));
+  }
+}
+template <class A, class T> inline void from_columns(const A* x, int64_t count, int64_t cols, T* rows, int64_t stride) {
+  for (int64_t r = 0; r < count; ++r) {
+#pragma GCC unroll 8
+    for (int64_t j = 0; j < cols; ++j) narrow(x[j * lanes<A> + r], rows + r * stride + j);
+  }
+}
+#if defined(__AVX512F__)
+FORCE_INLINE inline void transpose(Vf (&v)[16]) {
+  Vf t[16];
+  for (int i = 0; i < 16; i += 2) {
+    t[i] = _mm512_unpacklo_ps(v[i], v[i + 1]);
+    t[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4)
+    for (int k = 0; k < 2; ++k) {
+      const Vd a = bits<Vd>(t[i + k]), b = bits<Vd>(t[i + k + 2]);
+      v[i + 2 * k] = bits<Vf>(Vd(_mm512_unpacklo_pd(a, b)));
+      v[i + 2 * k + 1] = bits<Vf>(Vd(_mm512_unpackhi_pd(a, b)));
+    }
+  for (int k = 0; k < 4; ++k) {  // v[i + k]: columns k, 4 + k, 8 + k, 12 + k of the rows i … i + 3
+    const Vf a = _mm512_shuffle_f32x4(v[k], v[4 + k], 0x88), b = _mm512_shuffle_f32x4(v[k], v[4 + k], 0xdd);
+    const Vf c = _mm512_shuffle_f32x4(v[8 + k], v[12 + k], 0x88), d = _mm512_shuffle_f32x4(v[8 + k], v[12 + k], 0xdd);
+    t[k] = _mm512_shuffle_f32x4(a, c, 0x88), t[4 + k] = _mm512_shuffle_f32x4(b, d, 0x88);
+    t[8 + k] = _mm512_shuffle_f32x4(a, c, 0xdd), t[12 + k] = _mm512_shuffle_f32x4(b, d, 0xdd);
+  }
+  for (int i = 0; i < 16; ++i) v[i] = t[i];
+}
+template <class T> inline void to_columns(const T* rows, int64_t stride, int64_t count, int64_t cols, float* x) {
+  for (int64_t j = 0; j < cols; j += 16) {
+    const int64_t n = min_of<int64_t>(16, cols - j);
+    Vf v[16];
+    for (int64_t r = 0; r < 16; ++r) v[r] = load_part<float>(rows + min_of(r, count - 1) * stride + j, n, 0.0f);
+    transpose(v);
+    for (int64_t k = 0; k < 16; ++k) if (k < n) store(x + (j + k) * 16, v[k]);
+  }
+}
+template <class T> inline void from_columns(const float* x, int64_t count, int64_t cols, T* rows, int64_t stride) {
+  for (int64_t j = 0; j < cols; j += 16) {
+    const int64_t n = min_of<int64_t>(16, cols - j);
+    Vf v[16];
+    for (int64_t k = 0; k < 16; ++k) v[k] = k < n ? load(x + (j + k) * 16) : Vf{};
+    transpose(v);
+    for (int64_t r = 0; r < 16; ++r) if (r < count) store_part<float>(rows + r * stride + j, v[r], n);
+  }
 }
 #endif

@@ -154,15 +154,12 @@ class _Pass:
         run_blocks(work, count, min(self.n_threads, self.plan.workers) if scratch else self.n_threads)
 
     def logits(self, x: Array) -> Array:
-        """Logits ``x Wᵀ + b`` of a tile of rows."""
-        tile, bias = self.tile[: len(x)], self.inputs.bias
+        """Logits of a tile of rows, without the bias."""
+        tile = self.tile[: len(x)]
 
         def work(i: int) -> None:
             lo, hi = self.edges[i]
-            part = tile[:, lo:hi]
-            np.matmul(x, self._weight(lo, hi).T, out=part)
-            if bias is not None:
-                part += bias[lo:hi].astype(self.inputs.compute, copy=False)
+            np.matmul(x, self._weight(lo, hi).T, out=tile[:, lo:hi])
 
         self._run(work, len(self.edges), scratch=self.inputs.converts)
         return tile
@@ -245,6 +242,7 @@ def _walk(
         by_products.deliver()
         return Outcome(losses, factors.void)
     step = _Pass(inputs, plan, grads, n_threads)
+    bias = None if inputs.bias is None else inputs.bias.astype(inputs.compute, copy=False)
     with single_threaded_blas():
         for lo in range(0, n, plan.rows):
             hi = min(lo + plan.rows, n)
@@ -253,7 +251,9 @@ def _walk(
             head = build_head(
                 tile, rows.storage, _part(targets, lo, hi), options, weights, None if a is None else a[lo:hi]
             )
-            _tile_kernel(head, tile, rows.storage, factors, losses[lo:hi], by_products.part(lo, hi), wanted, n_threads)
+            _tile_kernel(
+                head, tile, bias, rows.storage, factors, losses[lo:hi], by_products.part(lo, hi), wanted, n_threads
+            )
             if wanted:
                 step.back(tile, x, lo)
     by_products.deliver()
@@ -263,6 +263,7 @@ def _walk(
 def _tile_kernel(
     head: Any,
     tile: Array,
+    bias: Array | None,
     storage: int,
     factors: Factors,
     losses: Array,
@@ -270,13 +271,21 @@ def _tile_kernel(
     grad: bool,
     n_threads: int,
 ) -> None:
-    """Loss, by-products and ``S − y`` of a tile, over its logits."""
+    """Add the bias; then loss, by-products and ``S − y`` of a tile, over its logits."""
     n, classes = tile.shape
     head.totals()  # the kernels insist on checked labels
     head.set_factors(factors.ce, factors.z)
     results = _backend.kernels().Results(n, classes, storage, losses, *by_products, tile if grad else None, False)
     blocks = row_blocks(n, classes, n_threads)
-    run_blocks(lambda i: head.rows(results, n * i // blocks, n * (i + 1) // blocks), blocks, n_threads)
+
+    def work(i: int) -> None:
+        lo, hi = n * i // blocks, n * (i + 1) // blocks
+        if bias is not None:
+            for row in tile[lo:hi]:  # row by row: NumPy broadcasts over a matrix through buffers of its own
+                row += bias
+        head.rows(results, lo, hi)
+
+    run_blocks(work, blocks, n_threads)
 
 
 @documented(*LOSS, "max_memory", "stats", "n_threads")
