@@ -15,12 +15,28 @@ Reduction = Literal["mean", "sum", "none"]
 F = TypeVar("F", bound=Callable[..., Any])
 
 DESCRIPTIONS = {
+    "logits": """logits : array_like
+    ``o``, of any shape; float32, float64, float16 or ml_dtypes.bfloat16 (integers become float64).""",
+    "targets": """targets : array_like or tuple
+    Integers: labels, of the logits' shape without the class axis.  Floats: soft targets ``y``, of the logits'
+    shape; rows need not sum to one.  A pair ``(indices, values)``: the soft targets that are not 0, with a
+    trailing axis of k entries a row; duplicates add up, the index −1 pads.""",
+    "linear": """x : array_like of shape (..., D)
+    Inputs of the head; float32, float64, float16 or ml_dtypes.bfloat16.
+weight : array_like of shape (V, D)
+    One row a class, of the dtype of ``x``.
+targets : array_like or tuple
+    Labels of shape (...), soft targets of shape (..., V) or sparse soft targets, as in `cross_entropy`.
+bias : array_like of shape (V,), optional
+    ``b``, of the dtype of ``x``.""",
     "class_weight": """class_weight : array_like of shape (V,), optional
     Weight ``w_j`` of each class.  For labels, ``mean`` divides by the weights of the labels, as PyTorch does.""",
     "sample_weight": """sample_weight : array_like, one number a row, optional
-    Weight ``a_i`` of each row, of any sign.  A row of weight 0 is ignored, whatever it holds.""",
+    Weight ``a_i`` of each row, of any sign.  A row of weight 0 is ignored, whatever its logits
+    hold.""",
     "ignore_index": """ignore_index : int, optional
-    Rows with this label are ignored: loss 0, gradient exactly 0.  None (the default) ignores nothing.""",
+    Rows with this label are ignored: loss 0, gradient exactly 0.  None (the default) ignores nothing; it
+    goes with labels only.""",
     "label_smoothing": """label_smoothing : float in [0, 1], default 0
     ``ε`` of ``y' = (1 − ε) y + ε/V``.""",
     "smooth_finite_only": """smooth_finite_only : bool, default False
@@ -142,13 +158,16 @@ _DEFAULTS = {field.name: field.default for field in fields(Options)}
 def documented(*names: str) -> Callable[[F], F]:
     """Put the descriptions of the named options where the docstring says ``{options}``, and show them as keywords.
 
+    ``{logits}`` and the like are replaced as well: what is said of an argument is said once.
+
     The functions take ``**options`` so that their list stands in one place; readers, `help` and notebooks see it whole.
     """
 
     def decorate(function: F) -> F:
-        text = "\n".join(DESCRIPTIONS[name] for name in names)
+        texts = {**DESCRIPTIONS, "options": "\n".join(DESCRIPTIONS[name] for name in names)}
         if function.__doc__ is not None:  # python -OO strips it
-            function.__doc__ = function.__doc__.replace("    {options}\n", indent(text, "    ") + "\n")
+            for name, text in texts.items():
+                function.__doc__ = function.__doc__.replace(f"    {{{name}}}\n", indent(text, "    ") + "\n")
         signature = inspect.signature(function)
         shown = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         if len(shown) < len(signature.parameters):

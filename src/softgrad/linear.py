@@ -306,14 +306,7 @@ def linear_cross_entropy(
 
     Parameters
     ----------
-    x : array_like of shape (..., D)
-        Inputs of the head; float32, float64, float16 or ml_dtypes.bfloat16.
-    weight : array_like of shape (V, D)
-        One row a class, of the dtype of ``x``.
-    targets : array_like or tuple
-        Labels of shape (...), soft targets of shape (..., V) or sparse soft targets, as in `cross_entropy`.
-    bias : array_like of shape (V,), optional
-        ``b``, of the dtype of ``x``.
+    {linear}
     {options}
 
     Returns
@@ -369,14 +362,7 @@ def linear_cross_entropy_with_grad(
 
     Parameters
     ----------
-    x : array_like of shape (..., D)
-        Inputs of the head; float32, float64, float16 or ml_dtypes.bfloat16.
-    weight : array_like of shape (V, D)
-        One row a class, of the dtype of ``x``.
-    targets : array_like or tuple
-        Labels of shape (...), soft targets of shape (..., V) or sparse soft targets, as in `cross_entropy`.
-    bias : array_like of shape (V,), optional
-        ``b``, of the dtype of ``x``.
+    {linear}
     with_respect_to : sequence of {"x", "weight", "bias"}
         Whose gradients to compute; the others cost nothing and are None.
     out : LinearGradients, optional

@@ -80,8 +80,7 @@ def softmax(
 
     Parameters
     ----------
-    logits : array_like
-        ``o``, of any shape; float32, float64, float16 or ml_dtypes.bfloat16 (integers become float64).
+    {logits}
     {options}
 
     Returns
@@ -126,8 +125,7 @@ def log_softmax(
 
     Parameters
     ----------
-    logits : array_like
-        ``o``, of any shape; float32, float64, float16 or ml_dtypes.bfloat16 (integers become float64).
+    {logits}
     {options}
 
     Returns
@@ -165,8 +163,7 @@ def logsumexp(
 
     Parameters
     ----------
-    logits : array_like
-        ``o``, of any shape; float32, float64, float16 or ml_dtypes.bfloat16 (integers become float64).
+    {logits}
     {options}
 
     Returns
@@ -218,12 +215,8 @@ def cross_entropy(
 
     Parameters
     ----------
-    logits : array_like
-        ``o``, of any shape; float32, float64, float16 or ml_dtypes.bfloat16 (integers become float64).
-    targets : array_like or tuple
-        Integers: labels, of the logits' shape without the class axis.  Floats: soft targets ``y``, of the logits'
-        shape; rows need not sum to one.  A pair ``(indices, values)``: the soft targets that are not 0, with a
-        trailing axis of k entries a row; duplicates add up, the index −1 pads.
+    {logits}
+    {targets}
     {options}
 
     Returns
@@ -275,10 +268,8 @@ def cross_entropy_with_grad(
 
     Parameters
     ----------
-    logits : array_like
-        ``o``, of any shape; float32, float64, float16 or ml_dtypes.bfloat16 (integers become float64).
-    targets : array_like or tuple
-        Labels, soft targets or sparse soft targets, as in `cross_entropy`.
+    {logits}
+    {targets}
     {options}
 
     Returns
@@ -334,10 +325,8 @@ def cross_entropy_hvp(
 
     Parameters
     ----------
-    logits : array_like
-        ``o``, of any shape; float32, float64, float16 or ml_dtypes.bfloat16 (integers become float64).
-    targets : array_like or tuple
-        Labels, soft targets or sparse soft targets, as in `cross_entropy`.
+    {logits}
+    {targets}
     vector : array_like
         ``v``, of the logits' shape.
     {options}
@@ -389,8 +378,7 @@ def softmax_jacobian(logits: ArrayLike, *, axis: int = -1) -> Array:
 
     Parameters
     ----------
-    logits : array_like
-        ``o``, of any shape; float32, float64, float16 or ml_dtypes.bfloat16 (integers become float64).
+    {logits}
     {options}
 
     Returns
@@ -441,8 +429,7 @@ def softmax_jvp(
 
     Parameters
     ----------
-    logits : array_like
-        ``o``, of any shape; float32, float64, float16 or ml_dtypes.bfloat16 (integers become float64).
+    {logits}
     vector : array_like
         ``v``, of the logits' shape.
     {options}
@@ -497,8 +484,7 @@ def prediction_stats(
 
     Parameters
     ----------
-    logits : array_like
-        ``o``, of any shape; float32, float64, float16 or ml_dtypes.bfloat16 (integers become float64).
+    {logits}
     targets : array_like or tuple, optional
         Labels, soft targets or sparse soft targets, as in `cross_entropy`.
     {options}
