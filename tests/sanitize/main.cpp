@@ -262,9 +262,10 @@ int main(int argc, char** argv) {
     guarded = argc > 3;
     for (const Kernels* const* k = available(); *k; ++k) {
       if (std::string((*k)->name) != argv[2]) continue;
-      Block logits(36 * 2), vectors(8);
+      // float64, because its last columns are read one by one: on the heap the sanitizer does not see masked loads.
+      Block logits(36 * 8), vectors(8);
       Problem p = {};
-      p.logits = logits.data, p.rows = 1, p.cols = p.stride = 37, p.type = Type::bf16, p.scale = p.temperature = 1;
+      p.logits = logits.data, p.rows = 1, p.cols = p.stride = 37, p.type = Type::f64, p.scale = p.temperature = 1;
       Outputs out = {};
       out.lse = vectors.as<double>();
       (*k)->rows(p, out, 0, 1);
