@@ -288,12 +288,12 @@ inline void stream(double* p, Vd v) { _mm256_stream_pd(p, v); }
 inline void stream(Bf16* p, Vf v) { _mm_stream_si128((__m128i*)p, bits<__m128i>(to_bf16(v))); }
 inline void stream(F16* p, Vf v) { _mm_stream_si128((__m128i*)p, _mm256_cvtps_ph(v, 0)); }
 #else
-inline Vf load(const F16* p) {
+NEVER_INLINE inline Vf load(const F16* p) {
   float x[lanes<float>];
   for (int i = 0; i < lanes<float>; ++i) x[i] = widen(p[i]);
   return load(x);
 }
-inline void store(F16* p, Vf v) {
+NEVER_INLINE inline void store(F16* p, Vf v) {
   float x[lanes<float>];
   store(x, v);
   for (int i = 0; i < lanes<float>; ++i) narrow(x[i], p + i);
@@ -302,12 +302,12 @@ template <class T, class W> inline void stream(T* p, W v) { store(p, v); }
 #endif
 
 // The first n < lanes elements; the others read as `fill` and are not written.
-template <class A, class T> inline V<A> load_part(const T* p, int64_t n, A fill) {
+template <class A, class T> NEVER_INLINE inline V<A> load_part(const T* p, int64_t n, A fill) {
   A x[lanes<A>];
   for (int i = 0; i < lanes<A>; ++i) x[i] = i < n ? A(widen(p[i < n ? i : 0])) : fill;
   return load(x);
 }
-template <class A, class T> inline void store_part(T* p, V<A> v, int64_t n) {
+template <class A, class T> NEVER_INLINE inline void store_part(T* p, V<A> v, int64_t n) {
   A x[lanes<A>];
   store(x, v);
   for (int i = 0; i < n; ++i) narrow(x[i], p + i);

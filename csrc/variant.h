@@ -14,3 +14,4 @@
 #include "kernels.h"
 
 #define FORCE_INLINE __attribute__((always_inline))  // a call for each vector costs as much as its exp
+#define NEVER_INLINE __attribute__((noinline))  // element by element, and in every loop's end: a third of the binary
