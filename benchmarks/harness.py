@@ -1,6 +1,7 @@
 """Cases × rivals: check each rival's result, then time them in turn, measure their memory, and write one table.
 
-A benchmark script describes its cases and its rivals and calls `main`. What the numbers mean:
+A benchmark script describes its cases and its rivals and calls `main`; `regression` needs more than one table of calls
+and uses the parts. What the numbers mean:
 
 * Every case runs in a fresh process for each state of the allocator and each number of threads, and that process is
   confined to so many CPUs: some rivals obey no other way of asking. softgrad and all its rivals run in it side by side.
@@ -93,7 +94,7 @@ class Benchmark:
 # --- one process: one case, one state, one number of threads ---------------------------------------------------------
 
 
-def _confine(threads: int) -> None:
+def confine(threads: int) -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
 
@@ -101,7 +102,7 @@ def _confine(threads: int) -> None:
 def _child(benchmark: Benchmark, order: Row) -> list[Row]:
     # The limit is set after the rivals have loaded their pools, hence in `_prepare`.
     threads = order["threads"]
-    _confine(threads)
+    confine(threads)
     case = next(c for c in (*benchmark.cases, *benchmark.smoke_cases) if c.label == order["case"])
     if order["mode"] == "peak":
         return [_peak(benchmark, case, order["rival"], threads)]
@@ -142,13 +143,13 @@ def _rounds(
     samples: dict[str, list[tuple[float, float, float]]] = {rival: [] for rival in ready}
     number = {rival: _calls_per_sample(prepared) for rival, prepared in ready.items()}
     for prepared in ready.values():  # a second warm-up: the heap has now seen every rival's blocks
-        _sample(prepared, 1)
+        sample(prepared, 1)
     started, names = time.perf_counter(), list(ready)
     done = 0
     while names and done < max_rounds and (done < 3 or time.perf_counter() - started < seconds):
         shift = done % len(names)
         for rival in names[shift:] + names[:shift]:
-            samples[rival].append(_sample(ready[rival], number[rival]))
+            samples[rival].append(sample(ready[rival], number[rival]))
         done += 1
     for rival, taken in samples.items():
         wall, cpu, faults = zip(*taken, strict=True)
@@ -158,7 +159,7 @@ def _rounds(
             "wall_ms_min": 1e3 * min(wall),
             "cpu_ms": 1e3 * statistics.median(cpu),
             "page_faults": round(statistics.median(faults)),
-            "load": _load(),
+            "load": load_average(),
         }
         for baseline in benchmark.baselines:
             if baseline in samples:
@@ -184,7 +185,7 @@ def _calls_per_sample(prepared: Prepared) -> int:
         number = max(2 * number, int(number * 0.003 / max(elapsed, 1e-7))) if elapsed < 0.001 else 2 * number
 
 
-def _sample(prepared: Prepared, number: int) -> tuple[float, float, float]:
+def sample(prepared: Prepared, number: int) -> tuple[float, float, float]:
     """Wall seconds, CPU seconds of all threads and page faults of one call, its result's release included."""
     if prepared.reset:
         prepared.reset()
@@ -199,7 +200,7 @@ def _sample(prepared: Prepared, number: int) -> tuple[float, float, float]:
     return wall / number, cpu / number, faults / number
 
 
-def _load() -> float | None:
+def load_average() -> float | None:
     """What else the machine was doing: spinning thread pools suffer from it much more than others."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
@@ -225,21 +226,27 @@ def _peak(benchmark: Benchmark, case: Case, rival: str, threads: int) -> Row:
             prepared.reset()
     except UnavailableError:
         return row
-    before = _status_kib("VmRSS")
-    if before is None:
-        return row
-    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    result = prepared.run()
-    high = _status_kib("VmHWM")
-    del result
-    assert high is not None
-    peak = max(0, high - before) * 1024
-    row["peak_mb"] = peak / 1e6
-    row["beyond_result_mb"] = max(0, peak - prepared.returned_bytes) / 1e6
+    peak = peak_bytes(prepared.run)
+    if peak is not None:
+        row["peak_mb"] = peak / 1e6
+        row["beyond_result_mb"] = max(0, peak - prepared.returned_bytes) / 1e6
     return row
 
 
-def _status_kib(key: str) -> int | None:
+def peak_bytes(run: Callable[[], Any]) -> int | None:
+    """The high-water mark of one call, its result included, over what was there before it."""
+    before = status_kib("VmRSS")
+    if before is None:
+        return None
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    result = run()
+    high = status_kib("VmHWM")
+    del result
+    assert high is not None
+    return max(0, high - before) * 1024
+
+
+def status_kib(key: str) -> int | None:
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
@@ -250,18 +257,25 @@ def _status_kib(key: str) -> int | None:
 # --- the parent ------------------------------------------------------------------------------------------------------
 
 
-def _spawn(order: Row, environment: Mapping[str, str]) -> list[Row]:
+def spawn(order: Row, environment: Mapping[str, str], *, may_die: bool = False) -> list[Row]:
+    """The rows that this script, started again with ``--child``, puts into ``order["answer"]``, one a line."""
     with tempfile.TemporaryDirectory() as folder:
-        answer = Path(folder) / "rows.json"
+        answer = Path(folder) / "rows.jsonl"
+        answer.touch()
         command = [sys.executable, sys.argv[0], "--child", json.dumps(order | {"answer": str(answer)})]
         outcome = subprocess.run(command, env=os.environ | dict(environment), check=False)
-        if outcome.returncode != 0 or not answer.exists():
+        if outcome.returncode != 0 and not may_die:
             raise SystemExit(f"{sys.argv[0]}: the process for {order} ended with code {outcome.returncode}")
-        rows: list[Row] = json.loads(answer.read_text())
-        return rows
+        return [json.loads(line) for line in answer.read_text().splitlines()]
 
 
-def machine() -> Row:
+def report(order: Row, row: Row) -> None:
+    """What a child has found so far outlives it."""
+    with Path(order["answer"]).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def machine(packages: Sequence[str] = PACKAGES) -> Row:
     """What a reader of the table must know about where it was made."""
     import softgrad
 
@@ -270,7 +284,7 @@ def machine() -> Row:
     if info.exists():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
     versions = {}
-    for package in PACKAGES:
+    for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
@@ -306,7 +320,8 @@ def main(benchmark: Benchmark) -> None:
     arguments = parser.parse_args()
     if arguments.child:
         order = json.loads(arguments.child)
-        Path(order["answer"]).write_text(json.dumps(_child(benchmark, order)))
+        for row in _child(benchmark, order):
+            report(order, row)
         return
     cases = [c for c in (benchmark.smoke_cases if arguments.smoke else benchmark.cases) if arguments.only in c.label]
     wanted = [part for part in arguments.rivals.split(",") if part]
@@ -329,7 +344,7 @@ def main(benchmark: Benchmark) -> None:
             peaks = {} if arguments.no_memory else _peaks(case, rivals, threads)
             for state in (s for s in case.states if arguments.state in s):
                 order = {"mode": "rounds", "case": case.label, "rivals": rivals, "threads": threads}
-                rows = _spawn(order | {"seconds": seconds, "max_rounds": max_rounds}, STATES[state])
+                rows = spawn(order | {"seconds": seconds, "max_rounds": max_rounds}, STATES[state])
                 for row in rows:
                     row |= peaks.get(row["rival"], {}) if state == "as shipped" else {}
                     wrong |= row["note"].startswith("WRONG")
@@ -341,7 +356,7 @@ def main(benchmark: Benchmark) -> None:
                     )
                 _print(benchmark, f"{case.label}, {threads} thread(s), {state}", rows)
     if arguments.csv:
-        _write(arguments.csv, table, about)
+        write(arguments.csv, table, about)
         print(f"\n{len(table)} rows written to {arguments.csv}")
     if wrong:
         raise SystemExit("a rival or softgrad gave a wrong result: see the notes")
@@ -349,7 +364,7 @@ def main(benchmark: Benchmark) -> None:
 
 def _peaks(case: Case, rivals: Sequence[str], threads: int) -> dict[str, Row]:
     orders = ({"mode": "peak", "case": case.label, "rival": rival, "threads": threads} for rival in rivals)
-    return {row["rival"]: row for order in orders for row in _spawn(order, {})}
+    return {row["rival"]: row for order in orders for row in spawn(order, {})}
 
 
 def _print(benchmark: Benchmark, title: str, rows: Sequence[Row]) -> None:
@@ -370,7 +385,7 @@ def _print(benchmark: Benchmark, title: str, rows: Sequence[Row]) -> None:
         print(f"{row['rival']:{width}}{line}  {row['note']}".rstrip(), flush=True)
 
 
-def _write(path: Path, table: Sequence[Row], about: Row) -> None:
+def write(path: Path, table: Sequence[Row], about: Row) -> None:
     columns = [key for key in dict.fromkeys(key for row in table for key in row) if key not in about]
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:

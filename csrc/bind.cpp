@@ -215,6 +215,24 @@ void distribute(nb::handle logits, nb::handle out, int64_t cols, int type, bool 
   selected.load()->distribution(p, logarithm, to.view.buf, cols, 0, p.rows);
 }
 
+// Rows of stored probabilities times vectors, in place.
+void curvature(nb::handle prob_, nb::handle weight_, nb::handle vector_) {
+  Array prob, weight, vector;
+  Py_buffer view;
+  if (PyObject_GetBuffer(prob_.ptr(), &view, PyBUF_STRIDES)) throw nb::python_error();
+  const Py_ssize_t item = view.itemsize;
+  PyBuffer_Release(&view);
+  if (item != 4 && item != 8) throw std::invalid_argument("prob: wrong item size");
+  const void* s = prob.take(prob_, int(item), false, -1, -1, "prob");
+  void* v = vector.take(vector_, int(item), true, prob.rows, prob.cols > 0 ? prob.cols : -1, "vector");
+  const void* a = weight.take(weight_, 8, false, prob.rows, 0, "weight");
+  if (!s || !v || (a && prob.rows > 1 && weight.stride != 1)) throw std::invalid_argument("arrays that do not fit");
+  const Kernels* kernels = selected.load();
+  nb::gil_scoped_release release;
+  kernels->curvature(item == 8 ? Type::f64 : Type::f32, s, prob.stride, static_cast<const double*>(a), v, vector.stride,
+                     prob.rows, prob.cols);
+}
+
 std::vector<std::string> variants() {
   std::vector<std::string> names;
   for (const Kernels* const* k = available(); *k; ++k) names.emplace_back((*k)->name);
@@ -240,6 +258,8 @@ NB_MODULE(_native, m) {
   m.def("distribute", &distribute, nb::arg("logits"), nb::arg("out"), nb::arg("cols"), nb::arg("type"), nb::arg("logarithm"),
         nb::arg("logit_scale"), nb::arg("softcap"), nb::arg("temperature"),
         "Softmax or log-softmax along the last axis of contiguous arrays.");
+  m.def("curvature", &curvature, nb::arg("prob"), nb::arg("weight").none(), nb::arg("vector"),
+        "In place, vector = weight (S vector - S (S . vector)), from stored probabilities.");
   nb::class_<Results>(m, "Results", "Buffers that a head writes into; None for what is not wanted.")
       .def(nb::init<int64_t, int64_t, int, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
                     bool>(),

@@ -111,6 +111,10 @@ struct Kernels {
   // out = H v, the Hessian of the row's share of the total; with Target::none, out = ∂S/∂o v.
   void (*product)(const Problem&, const void* vector, int64_t vector_stride, void* out, int64_t out_stride, int64_t lo,
                   int64_t hi);
+  // vector ← a (S∘vector − S (S·vector)) row by row, from stored float32 or float64 probabilities S: what an iteration
+  // that multiplies with one Hessian many times calls.  weight (a): nullptr, or one a row.
+  void (*curvature)(Type, const void* prob, int64_t prob_stride, const double* weight, void* vector,
+                    int64_t vector_stride, int64_t rows, int64_t cols);
 };
 
 namespace baseline { extern const Kernels kernels; }

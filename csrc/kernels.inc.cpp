@@ -509,6 +509,38 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
   }
 }
 
+template <class T, class A = Arithmetic<T>>
+void narrow_distribution(const Problem& p, bool logarithm, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
+  constexpr int64_t L = lanes<A>;
+  const Distance<A> u(p);
+  alignas(64) A x[narrow_cols * L];
+  alignas(64) A sums[L];
+  for (int64_t first = lo; first < hi; first += L) {
+    const int64_t count = min_of(L, hi - first);
+    to_columns(static_cast<const T*>(p.logits) + first * p.stride, p.stride, count, p.cols, x);
+    V<A> peak = splat<A>(-infinity<A>), sum = {};
+    for (int64_t j = 0; j < p.cols; ++j) peak = max_of(load(x + j * L) * u.sign, peak);
+    peak *= u.sign;
+    each_block<A>(p.cols * L, [&](int64_t j, int64_t c) FORCE_INLINE {
+      const Pack<A, 4> d = map(read<A>(x + j, c, u.masked), [&](V<A> v) FORCE_INLINE { return (v - peak) * u.k; });
+      const Pack<A, 4> e = exp_of(d);
+      write(x + j, logarithm ? d : e, c);
+      for (int q = 0; q < 4; ++q) sum += q * L < c ? e.v[q] : V<A>{};
+    });
+    sum = peak == u.masked ? splat<A>(std::numeric_limits<A>::quiet_NaN()) : sum;
+    if (logarithm) {
+      store(sums, sum);
+      for (int64_t r = 0; r < L; ++r) sums[r] = std::log(sums[r]);
+      const V<A> log_sum = load(sums);
+      for (int64_t j = 0; j < p.cols; ++j) store(x + j * L, load(x + j * L) - log_sum);
+    } else {
+      const V<A> inverse = A(1) / sum;
+      for (int64_t j = 0; j < p.cols; ++j) store(x + j * L, load(x + j * L) * inverse);
+    }
+    from_columns(x, count, p.cols, static_cast<T*>(out) + first * out_stride, out_stride);
+  }
+}
+
 // --- labels: checked before anything else, once ---------------------------------------------------------------------
 
 template <class L> Totals label_totals(const Problem& p) {
@@ -626,6 +658,7 @@ template <class T, class F, class A = Arithmetic<T>> void each_tile(const Proble
 
 template <class T, class A = Arithmetic<T>>
 void distribution_range(const Problem& p, bool logarithm, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
+  if (p.cols <= narrow_cols && !p.softcap) return narrow_distribution<T>(p, logarithm, out, out_stride, lo, hi);
   const Distance<A> u(p);
   for (int64_t i = lo; i < hi; ++i) {
     const Statistics s = range_statistics<T>(p, i, 0, p.cols, false);
@@ -695,6 +728,47 @@ void product_range(const Problem& p, const void* vector, int64_t vector_stride, 
   }
 }
 
+// The Jacobian product from stored probabilities: no exp.  Few classes in float32 are computed with rows in the lanes:
+// sums across lanes, and loads that wait for the row before to be stored, cost four times as much there.
+template <class A>
+void narrow_curvature(const A* prob, int64_t prob_stride, const double* weight, A* vector, int64_t vector_stride,
+                      int64_t rows, int64_t cols) {
+  constexpr int64_t L = lanes<A>;
+  alignas(64) A s[narrow_cols * L];
+  alignas(64) A v[narrow_cols * L];
+  alignas(64) A a[L];
+  for (int64_t first = 0; first < rows; first += L) {
+    const int64_t count = min_of(L, rows - first);
+    to_columns(prob + first * prob_stride, prob_stride, count, cols, s);
+    to_columns(vector + first * vector_stride, vector_stride, count, cols, v);
+    for (int64_t r = 0; r < L; ++r) a[r] = weight ? A(weight[first + min_of(r, count - 1)]) : A(1);
+    V<A> mean = {};
+    for (int64_t j = 0; j < cols; ++j) mean = fma_of(load(s + j * L), load(v + j * L), mean);
+    const V<A> h = load(a);
+    for (int64_t j = 0; j < cols; ++j) store(v + j * L, (load(v + j * L) - mean) * (load(s + j * L) * h));
+    from_columns(v, count, cols, vector + first * vector_stride, vector_stride);
+  }
+}
+
+template <class A>
+void curvature_range(const A* prob, int64_t prob_stride, const double* weight, A* vector, int64_t vector_stride,
+                     int64_t rows, int64_t cols) {
+  if (sizeof(A) == 4 && cols <= narrow_cols) return narrow_curvature(prob, prob_stride, weight, vector, vector_stride, rows, cols);
+  constexpr int64_t L = lanes<A>;
+  const int64_t whole = cols / L * L, rest = cols - whole;
+  for (int64_t i = 0; i < rows; ++i, prob += prob_stride, vector += vector_stride) {
+    V<A> dots = {}, s_end = {}, v_end = {};
+    for (int64_t j = 0; j < whole; j += L) dots = fma_of(load(prob + j), load(vector + j), dots);
+    if (rest) {
+      s_end = load_part<A>(prob + whole, rest, A(0)), v_end = load_part<A>(vector + whole, rest, A(0));
+      dots = fma_of(s_end, v_end, dots);
+    }
+    const A mean = sum_lanes<A>(dots), h = weight ? A(weight[i]) : A(1);
+    for (int64_t j = 0; j < whole; j += L) store(vector + j, (load(vector + j) - mean) * (load(prob + j) * h));
+    if (rest) store_part<A>(vector + whole, (v_end - mean) * (s_end * h), rest);
+  }
+}
+
 // --- storage types -------------------------------------------------------------------------------------------------
 
 template <class F> inline void with_storage(Type type, F f) {
@@ -737,4 +811,12 @@ const Kernels kernels = {
     },
     [](const Problem& p, const void* vector, int64_t vector_stride, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
       with_storage(p.type, [&](auto t) { product_range<decltype(t)>(p, vector, vector_stride, out, out_stride, lo, hi); });
+    },
+    [](Type type, const void* prob, int64_t prob_stride, const double* weight, void* vector, int64_t vector_stride,
+       int64_t rows, int64_t cols) {
+      const auto run = [&](auto t) {
+        using A = decltype(t);
+        curvature_range<A>(static_cast<const A*>(prob), prob_stride, weight, static_cast<A*>(vector), vector_stride, rows, cols);
+      };
+      type == Type::f64 ? run(double{}) : run(float{});
     }};

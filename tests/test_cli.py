@@ -147,13 +147,13 @@ def test_training_calls_the_native_kernel(cli: Command, monkeypatch: pytest.Monk
 
 
 def test_options_reach_the_model(cli: Command) -> None:
-    options = ["--test-size", "0.4", "--seed", "7", "--C", "0.25", "--max-iter", "50", "--label-smoothing", "0.1"]
+    options = ["--test-size", "0.4", "--seed", "7", "--C", "0.25", "--tol", "1e-8", "--max-iter", "50"]
+    options += ["--label-smoothing", "0.1"]
     assert cli("fit", "iris", *options, "--no-standardize", "--threads", "1", "-o", "m.skops").code == 0
     pipeline = _model.load(Path("m.skops")).pipeline
     (classifier,) = (step for _, step in pipeline.steps)  # no scaler
-    assert (
-        classifier.get_params() == SoftmaxRegression(C=0.25, max_iter=50, label_smoothing=0.1, n_threads=1).get_params()
-    )
+    expected = SoftmaxRegression(C=0.25, tol=1e-8, max_iter=50, label_smoothing=0.1, n_threads=1)
+    assert classifier.get_params() == expected.get_params()
     assert description("m.skops")["metrics"]["held out"]["rows"] == 60
     cli("fit", "iris", *options[:2], "--seed", "8", *options[4:], "--no-standardize", "-o", "other.skops")
     assert not np.array_equal(_model.load(Path("other.skops")).pipeline[-1].coef_, classifier.coef_)
@@ -172,7 +172,7 @@ def test_the_split_keeps_the_proportions(cli: Command) -> None:
 
     labels = np.repeat(["rare", "common"], [10, 90])
     data = Data("x", np.zeros((100, 1)), labels, ["a"], "y")
-    train, held_out = _split(data, FitOptions(0.2, 3, 1.0, 10, 0.0, True, None))
+    train, held_out = _split(data, FitOptions(0.2, 3, 1.0, 1e-6, 10, 0.0, True, None))
     assert (labels[held_out] == "rare").sum() == 2
     assert len(held_out) == 20
     assert sorted([*train, *held_out]) == list(range(100))
@@ -340,6 +340,7 @@ def test_bad_parquet(columns: dict[str, Any], message: str, cli: Command) -> Non
         (["fit", "iris", "--test-size", "0.01"], r"holds out 2 and trains on 148"),
         (["fit", "iris", "--C", "0"], r"--C must be positive .*, not 0"),
         (["fit", "iris", "--C", "much"], r"--C"),
+        (["fit", "iris", "--tol", "0"], r"--tol must be positive, not 0"),
         (["fit", "iris", "--max-iter", "0"], r"--max-iter must be"),
         (["fit", "iris", "--label-smoothing", "-0.1"], r"--label-smoothing must be in \[0, 1\], not -0\.1"),
         (["fit", "iris", "--seed", "-1"], r"--seed must be"),
@@ -405,7 +406,7 @@ def described(thing: Any) -> bytes:
     """Anything as a skops file with a good description."""
     out = io.BytesIO(skops.io.dumps(thing))
     with zipfile.ZipFile(out, "a") as archive:
-        archive.writestr("softgrad.json", json.dumps({"format": 1, "features": ["a", "b"]}))
+        archive.writestr("softgrad.json", json.dumps({"format": _model.FORMAT, "features": ["a", "b"]}))
     return out.getvalue()
 
 
@@ -415,8 +416,8 @@ def test_models_that_are_none(cli: Command) -> None:
     whole = Path("m.skops").read_bytes()
     fitted = _model.load(Path("m.skops")).pipeline
     cases = {
-        r"format 2, written by softgrad 9\.1; softgrad .* reads format 1": altered(
-            lambda facts: facts.update(format=2, softgrad="9.1")
+        r"format 3, written by softgrad 9\.1; softgrad .* reads format 2": altered(
+            lambda facts: facts.update(format=3, softgrad="9.1")
         ),
         r"no format number": altered(lambda facts: facts.pop("format")),
         r"feature names do not fit": altered(lambda facts: facts.update(features=["a"])),

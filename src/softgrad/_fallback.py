@@ -80,6 +80,13 @@ def distribute(
     _encode(f(u), type, out)
 
 
+def curvature(prob: Array, weight: NDArray[np.float64] | None, vector: Array) -> None:
+    """In place, ``a (S∘v − S (S·v))`` row by row, from stored probabilities."""
+    s = prob.astype(np.float64)
+    h = s * (vector - (s * vector).sum(axis=1, keepdims=True))
+    vector[...] = h if weight is None else weight[:, None] * h
+
+
 class Head:
     """A batch of logits with its targets and options, whose row ranges can be computed."""
 

@@ -75,6 +75,9 @@ def fit(
     test_size: Annotated[float, typer.Option(help="Part of the rows held out; 0 trains on all.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     C: Annotated[float, typer.Option("--C", help="Weight of the data against the penalty; inf: none.")] = 1.0,
+    tol: Annotated[
+        float, typer.Option(help="Stop at this certified relative gap between the objective and its optimum.")
+    ] = 1e-6,
     max_iter: Annotated[int, typer.Option(help="Most iterations.")] = 1000,
     label_smoothing: Annotated[float, typer.Option(help="Part of each target spread over all classes.")] = 0.0,
     standardize: Annotated[bool, typer.Option(help="Give every feature mean 0 and variance 1 first.")] = True,
@@ -90,6 +93,7 @@ def fit(
         test_size=test_size,
         seed=seed,
         C=C,
+        tol=tol,
         max_iter=max_iter,
         label_smoothing=label_smoothing,
         standardize=standardize,

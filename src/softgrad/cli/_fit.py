@@ -18,6 +18,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 import softgrad
+from softgrad import regression
 from softgrad.cli import _model
 from softgrad.cli._data import Data, check_source, load
 from softgrad.cli._messages import UserError, plain_warnings, shown
@@ -32,6 +33,7 @@ class FitOptions:
     test_size: float
     seed: int
     C: float
+    tol: float
     max_iter: int
     label_smoothing: float
     standardize: bool
@@ -47,6 +49,7 @@ class FitOptions:
         demand("--test-size", self.test_size, 0 <= self.test_size < 1, "in [0, 1): a part of the rows, or 0 for none")
         demand("--seed", self.seed, 0 <= self.seed < 2**32, "an integer in [0, 2^32)")
         demand("--C", self.C, self.C > 0, "positive (inf for no penalty)")
+        demand("--tol", self.tol, 0 < self.tol < math.inf, "positive")
         demand("--max-iter", self.max_iter, 1 <= self.max_iter < 2**31, "an integer of at least 1")
         demand("--label-smoothing", self.label_smoothing, 0 <= self.label_smoothing <= 1, "in [0, 1]")
         demand("--threads", self.threads, self.threads is None or self.threads >= 1, "an integer of at least 1")
@@ -66,6 +69,7 @@ def fit(source: str, target: str | None, options: FitOptions, output: Path | Non
     steps: list[tuple[str, Any]] = [("scale", StandardScaler())] if options.standardize else []
     classifier = SoftmaxRegression(
         C=options.C,
+        tol=options.tol,
         label_smoothing=options.label_smoothing,
         max_iter=options.max_iter,
         n_threads=options.threads,
@@ -144,26 +148,28 @@ def _measure(pipeline: Pipeline, features: NDArray[np.float64], labels: NDArray[
 
 
 @contextmanager
-def _progress(max_iter: int) -> Iterator[Callable[[int, float], None]]:
+def _progress(max_iter: int) -> Iterator[Callable[[regression.Progress], None]]:
     """A line that moves while the fit runs, on a terminal only; what to call after each iteration."""
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield lambda _iteration, _objective: None
+        yield lambda _: None
         return
     with Progress(
         SpinnerColumn(),
         TextColumn("iteration {task.completed} of at most {task.total}"),
-        TextColumn("objective {task.fields[objective]}"),
+        TextColumn("objective {task.fields[objective]}, gap {task.fields[gap]}"),
         TimeElapsedColumn(),
         console=console,
         transient=True,
     ) as progress:
-        task = progress.add_task("fit", total=max_iter, objective="…")
+        task = progress.add_task("fit", total=max_iter, objective="…", gap="…")
 
-        def listen(iteration: int, objective: float) -> None:
-            progress.update(task, completed=iteration, objective=f"{objective:.6g}")
+        def listen(reached: regression.Progress) -> None:
+            progress.update(
+                task, completed=reached.iteration, objective=f"{reached.objective:.6g}", gap=f"{reached.gap:.1e}"
+            )
 
         yield listen
 
@@ -176,6 +182,10 @@ def _show(data: Data, pipeline: Pipeline, metrics: dict[str, dict[str, float]], 
     for name, row in metrics.items():
         table.add_row(name, str(row["rows"]), f"{row['accuracy']:.4f}", f"{row['log_loss']:.4f}")
     console.print(table)
-    iterations, kernel = int(pipeline[-1].n_iter_[0]), softgrad.info()["instruction_set"]
-    console.print(f"{iterations} iterations, {kernel} kernel, objective {pipeline[-1].objective_:.6g}", highlight=False)
+    classifier, kernel = pipeline[-1], softgrad.info()["instruction_set"]
+    gap = "" if math.isnan(classifier.gap_) else f", at most {classifier.gap_:.1e} of itself above the optimum"
+    console.print(
+        f"{classifier.n_iter_[0]} iterations, {kernel} kernel, objective {classifier.objective_:.6g}{gap}",
+        highlight=False,
+    )
     console.out(f"model saved as {shown(output)}", highlight=False)

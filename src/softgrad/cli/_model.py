@@ -25,7 +25,7 @@ from softgrad.cli._output import replacing
 from softgrad.sklearn import SoftmaxRegression
 
 # Raised whenever a file of the old form can no longer be read, or one of the new form not by the old program.
-FORMAT = 1
+FORMAT = 2
 EXTENSIONS = (".skops",)
 TRUSTED = ["softgrad.sklearn.SoftmaxRegression"]
 _MEMBER = "softgrad.json"

@@ -1,8 +1,20 @@
-"""Softmax regression without scikit-learn: the penalised objective and the fit that minimises it (needs SciPy)."""
+"""Softmax regression without scikit-learn: the penalised objective and the solvers that minimise it (needs SciPy)."""
 
 from __future__ import annotations
 
-from softgrad.regression.fit import FitResult, fit
-from softgrad.regression.objective import SoftmaxObjective
+from softgrad.regression._state import Progress
+from softgrad.regression.fit import FitInterrupted, FitResult, fit
+from softgrad.regression.path import CrossValidation, PathResult, cross_validate_path, softmax_path
+from softgrad.regression.sources import RowBlocks
 
-__all__ = ["FitResult", "SoftmaxObjective", "fit"]
+__all__ = [
+    "CrossValidation",
+    "FitInterrupted",
+    "FitResult",
+    "PathResult",
+    "Progress",
+    "RowBlocks",
+    "cross_validate_path",
+    "fit",
+    "softmax_path",
+]

@@ -1,4 +1,4 @@
-"""The fit: L-BFGS on the objective, and an honest account of how it ended."""
+"""The fit: from arrays to a solver and back, and an honest account of how it ended."""
 
 from __future__ import annotations
 
@@ -7,14 +7,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import OptimizeResult, minimize
+from numpy.typing import ArrayLike, NDArray
 
-from softgrad.regression.objective import SoftmaxObjective
+from softgrad._threads import single_threaded_blas
+from softgrad.regression._inputs import Inputs, checked
+from softgrad.regression._lbfgs import lbfgs
+from softgrad.regression._newton import newton
+from softgrad.regression._newton_cg import newton_cg
+from softgrad.regression._state import Progress, State
 
 Float = NDArray[np.float64]
 
-__all__ = ["FitResult", "fit"]
+NEWTON_PARAMETERS = 100  # up to these the exact Hessian costs less than the products that would replace it
+SWITCH_PARAMETERS = 1500  # up to these it is the way out where the preconditioner does not fit the data
+SOLVERS = ("auto", "newton-cg", "newton", "lbfgs")
+
+__all__ = ["SOLVERS", "FitInterrupted", "FitResult", "fit"]
 
 
 @dataclass(frozen=True)
@@ -23,51 +31,112 @@ class FitResult:
 
     Attributes
     ----------
-    coef, intercept : arrays (n_rows_free, P) and (n_rows_free,), float64
+    coef, intercept : arrays (K, P) and (K,), float64
         One row a class, or one row alone for two classes: the logit of the second against the first.
     n_iter : int
-        Iterations of the optimiser.
+        Iterations of the solver.
+    n_passes : float
+        Products with the rows: one is ``X @ W`` and ``X.T @ G``.
     objective : float
         C Σ a ℓ + ½‖W‖² at the result (Σ a ℓ when C is ``inf``).
-    gradient_norm : float
-        Largest absolute component of the gradient of the objective over C Σ a: what ``tol`` is compared with.
+    gap : float
+        An upper bound of (objective − optimum) / optimum, from the dual problem; NaN without a penalty, inf if no
+        positive bound was found.
+    history : list of Progress
+        One entry an iteration.
     converged : bool
-        Whether the fit stopped because it was done, not because it ran out of iterations or failed.
+        Whether the fit stopped because it was done.
     message : str
         Why it stopped.
+    solver : str
+        The solver that was used.
     """
 
     coef: Float
     intercept: Float
     n_iter: int
+    n_passes: float
     objective: float
-    gradient_norm: float
+    gap: float
+    history: list[Progress]
     converged: bool
     message: str
+    solver: str
+
+
+class FitInterrupted(KeyboardInterrupt):
+    """Ctrl-C during a fit; ``result`` is what was reached.
+
+    Attributes
+    ----------
+    result : FitResult
+        The model so far, to be used or to go on from.
+    """
+
+    def __init__(self, result: FitResult) -> None:
+        super().__init__("the fit was interrupted")
+        self.result = result
 
 
 def fit(
-    objective: SoftmaxObjective,
+    x: Any,
+    targets: ArrayLike,
+    n_classes: int,
     *,
-    start: Float | None = None,
-    tol: float = 1e-4,
+    C: float = 1.0,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    offset: ArrayLike | None = None,
+    fit_intercept: bool = True,
+    solver: str = "auto",
+    tol: float = 1e-6,
     max_iter: int = 1000,
-    callback: Callable[[int, float], Any] | None = None,
+    max_memory: int | None = None,
+    n_threads: int | None = None,
+    start: tuple[ArrayLike, ArrayLike] | None = None,
+    callback: Callable[[Progress], Any] | None = None,
 ) -> FitResult:
-    """Minimise the objective.
+    """Minimise C Σ_i a_i ℓ_i(W x_i + b) + ½ ‖W‖² to a certified distance from the optimum.
+
+    Replaces ``scipy.optimize.minimize`` on ``cross_entropy(x @ W.T + b, targets)``.
 
     Parameters
     ----------
-    objective : SoftmaxObjective
-        What to minimise.
-    start : array (objective.size,), optional
-        Where to start (see :meth:`SoftmaxObjective.pack`); zeros if not given.
+    x : array (N, P), CSR matrix or RowBlocks, float32 or float64
+        The rows.
+    targets : array of integers (N,), or of floats (N, K)
+        Labels in [0, K), or soft labels: not negative; rows need not sum to one.
+    n_classes : int
+        K, at least 2. Two classes are the binomial model with one row of coefficients.
+    C : float
+        Weight of the loss against the penalty; ``inf`` for no penalty.
+    sample_weight : array (N,), optional
+        Row weights a_i, not negative.
+    class_weight : array (K,), optional
+        w_j, multiplies the target's part of class j.
+    label_smoothing : float
+        ε in [0, 1]: targets become (1 − ε) y + ε / K.
+    offset : array (N, K), or (N,) for two classes, optional
+        Added to the logits; of two classes, to the logit of the second against the first.
+    fit_intercept : bool
+        Whether there is an intercept, which is not penalised.
+    solver : {"auto", "newton-cg", "newton", "lbfgs"}
+        "newton-cg": truncated Newton with a Kronecker (dense) or diagonal (sparse) preconditioner; "newton": the exact
+        Hessian, for few parameters; "lbfgs": preconditioned L-BFGS. "auto" chooses by shape, and first turns fewer rows
+        than features into their row space.
     tol : float
-        The fit is done when no component of the gradient of the scaled objective exceeds it.
+        The fit is done when ``gap`` is at most this. Without a penalty: when the Newton decrement is.
     max_iter : int
         Most iterations.
-    callback : callable (iteration, objective), optional
-        Called after each iteration, counted from 1, with the objective reached.
+    max_memory : int, optional
+        Bytes for arrays of the shape (N, K); by default two of them and 64 MB. Without memory they are computed again.
+    n_threads : int, optional
+        Threads; the result's bits do not depend on them.
+    start : (coef, intercept), optional
+        Where to start.
+    callback : callable (Progress), optional
+        Called at the start and after each iteration.
 
     Returns
     -------
@@ -76,68 +145,135 @@ def fit(
     Raises
     ------
     ValueError
-        For a ``tol`` or ``max_iter`` that cannot be, and for features so large that the objective overflows.
+        For data or options that cannot be; the message names the argument and the row.
+    FitInterrupted
+        On Ctrl-C, with the result so far.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softgrad.regression import fit
+    >>> x = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> result = fit(x, [0, 0, 1, 1], 2)
+    >>> result.converged, result.gap <= 1e-6, result.coef.round(2)
+    (True, True, array([[0.96]]))
+
+    References
+    ----------
+    Böhning, "Multinomial logistic regression algorithm", 1992, section 3 (the Kronecker bound); Nash and Sofer,
+    "Assessing a search direction within a truncated-Newton method", 1990 (when to stop CG).
     """
-    if not tol > 0:
+    inputs = checked(
+        x,
+        targets,
+        n_classes,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        label_smoothing=label_smoothing,
+        offset=offset,
+        fit_intercept=fit_intercept,
+        max_memory=max_memory,
+        n_threads=n_threads,
+        reduce_rows=solver == "auto",
+    )
+    check_options(C, solver, tol, max_iter)
+    with single_threaded_blas():
+        return solve(inputs, C, solver=solver, tol=tol, max_iter=max_iter, start=inputs.inner(start), callback=callback)
+
+
+def check_options(C: float, solver: str, tol: float, max_iter: int) -> None:
+    """Refuse what no fit can do."""
+    if not C > 0:
+        raise ValueError(f"C must be positive, not {C}: use C=inf for no penalty")
+    if solver not in SOLVERS:
+        raise ValueError(f"solver must be one of {', '.join(map(repr, SOLVERS))}, not {solver!r}")
+    if not (tol > 0 and np.isfinite(tol)):
         raise ValueError(f"tol must be positive, not {tol}")
     if max_iter < 1:
         raise ValueError(f"max_iter must be at least 1, not {max_iter}")
-    iteration = 0
-
-    def value_and_gradient(parameters: Float) -> tuple[float, Float]:
-        value, gradient = objective(parameters)
-        if not (np.isfinite(value) and np.isfinite(gradient).all()):
-            raise ValueError(
-                f"the objective or its gradient became {value if np.isnan(value) else 'infinite'} in iteration "
-                f"{iteration + 1}: the features, up to {np.abs(objective.x).max(initial=0):.3g}, are too large for "
-                f"{objective.x.dtype}; scale them"
-            )
-        return value, gradient
-
-    def report(intermediate_result: OptimizeResult) -> None:  # SciPy passes the result to this very name
-        nonlocal iteration
-        iteration += 1
-        if callback is not None:
-            callback(iteration, float(intermediate_result.fun) * objective.scale)
-
-    result = minimize(
-        value_and_gradient,
-        np.zeros(objective.size) if start is None else start,
-        method="L-BFGS-B",
-        jac=True,
-        callback=report,
-        # ftol: a fall of the value that float64 cannot tell from rounding; maxfun must not end a fit before max_iter.
-        options={"maxiter": max_iter, "maxfun": 50 * max_iter, "maxls": 50, "gtol": tol, "ftol": 64 * 2.0**-52},
-    )
-    coef, intercept = objective.unpack(result.x)
-    gradient_norm = float(np.abs(result.jac).max(initial=0.0))
-    precision = float(np.sqrt(np.finfo(objective.x.dtype).eps))
-    converged, message = _verdict(result, gradient_norm, tol, max_iter, precision)
-    return FitResult(
-        coef=coef.copy(),
-        intercept=intercept.copy(),
-        n_iter=int(result.nit),
-        objective=float(result.fun) * objective.scale,
-        gradient_norm=gradient_norm,
-        converged=converged,
-        message=message,
-    )
 
 
-def _verdict(
-    result: OptimizeResult, gradient_norm: float, tol: float, max_iter: int, precision: float
-) -> tuple[bool, str]:
-    """Whether the fit is done, and why it stopped, in words.
+def solve(
+    inputs: Inputs,
+    C: float,
+    *,
+    solver: str,
+    tol: float,
+    max_iter: int,
+    start: tuple[Float, Float] | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    preconditioner: Any = None,
+) -> FitResult:
+    """One fit of a problem that was checked; ``start`` in its own variables."""
+    problem = inputs.problem
+    kappa = (2.0 if inputs.binomial else 1.0) / C if np.isfinite(C) else 0.0
+    scale = C if np.isfinite(C) else 1.0
+    weight, bias = inputs.origin() if start is None else start
+    state = State(
+        problem, weight, bias, kappa=kappa, scale=scale, tol=tol, max_iter=max_iter, callback=callback,
+        preconditioner=preconditioner,
+    )  # fmt: skip
+    parameters = problem.n_classes * (problem.design.n_features + int(problem.fit_intercept))
+    dense = not problem.design.sparse
+    if solver == "auto":
+        solver = "newton" if dense and parameters <= NEWTON_PARAMETERS else "newton-cg"
+        state.patience = max(60, parameters // 2) if dense and parameters <= SWITCH_PARAMETERS else None
+    if solver == "newton" and not dense:
+        raise ValueError("solver 'newton' needs dense rows; 'newton-cg' takes sparse ones")
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is judged by its value
+            {"newton-cg": newton_cg, "newton": newton, "lbfgs": lbfgs}[solver](problem, state)
+            if state.handed_over:
+                solver = "newton"
+                newton(problem, state)
+            if not state.evaluated_precisely:
+                state.finish()
+    except KeyboardInterrupt as interrupt:
+        raise FitInterrupted(_result(inputs, state, solver, "interrupted")) from interrupt
+    except FloatingPointError as error:
+        raise ValueError(
+            f"the objective is not finite at iteration {state.iteration}: the features are too large for "
+            f"{problem.design.dtype}; scale them"
+        ) from error
+    result = _result(inputs, state, solver, "")
+    inputs.preconditioner = state.preconditioner
+    inputs.last_weight, inputs.last_bias = state.weight, state.bias
+    return result
 
-    ``precision`` is the root of the data type's rounding: below such a gradient the value is flat to its last digits,
-    and that a line search then fails says nothing.
-    """
-    if gradient_norm <= tol:
-        return True, f"the largest gradient component, {gradient_norm:.3g}, is within tol = {tol:g}"
-    if result.status == 0 or (result.status == 2 and gradient_norm <= precision):
-        return True, f"the objective no longer falls in floating point; largest gradient component {gradient_norm:.3g}"
-    if result.status == 1:
-        reason = f"stopped at max_iter = {max_iter}"
+
+def _result(inputs: Inputs, state: State, solver: str, reason: str) -> FitResult:
+    """The state in the caller's variables."""
+    coef, intercept = inputs.outer(state.weight, state.bias)
+    rounding = 1e-13
+    gap = float(state.gap)
+    shown = float("nan") if state.kappa == 0 else gap
+    converged = not reason and not state.separable and (gap <= state.tol or (state.stalled and gap <= rounding))
+    if reason:
+        message = f"{reason} at iteration {state.iteration}; gap {shown:.3g}, tol = {state.tol:g}"
+    elif state.separable:
+        message = (
+            "the classes are separable and there is no penalty (C = inf): the loss falls to 0 as the weights grow "
+            "without end, and there is no optimum; use a finite C"
+        )
+    elif converged:
+        message = (
+            f"the gap, {shown:.3g}, is within tol = {state.tol:g}"
+            if state.kappa
+            else "the Newton decrement is within tol"
+        )
+    elif state.stalled:
+        message = f"float64 has no lower point: gap {shown:.3g}, tol = {state.tol:g}; raise tol or scale the features"
     else:
-        reason = "the line search found no lower point"
-    return False, f"{reason}; largest gradient component {gradient_norm:.3g}, tol = {tol:g}"
+        message = f"stopped at max_iter = {state.max_iter}; gap {shown:.3g}, tol = {state.tol:g}"
+    return FitResult(
+        coef=coef,
+        intercept=intercept,
+        n_iter=state.iteration,
+        n_passes=state.problem.passes - state.passes_before,
+        objective=float(state.objective * state.scale),
+        gap=shown,
+        history=state.history,
+        converged=bool(converged),
+        message=message,
+        solver=solver,
+    )

@@ -1,0 +1,288 @@
+"""SoftmaxRegressionCV: the whole path over C, and the C whose held-out rows score best."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn import get_config
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import check_cv
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+
+from softgrad import regression
+from softgrad._sklearn.base import SoftmaxClassifier
+from softgrad._sklearn.folds import make_folds
+from softgrad._sklearn.monitor import STACK_LEVEL, Monitor, with_callbacks
+from softgrad._sklearn.parameters import check_parameters, grid
+from softgrad._sklearn.problem import Problem, read_problem
+from softgrad._sklearn.scoring import fold_score
+
+__all__ = ["SoftmaxRegressionCV"]
+
+
+class SoftmaxRegressionCV(SoftmaxClassifier):
+    """Softmax regression with C chosen by cross-validation, all values of C and all folds fitted as one problem.
+
+    The folds share the preconditioner of the whole, and each value of C starts from the one before: a sweep costs a
+    fraction of its single fits. See :class:`SoftmaxRegression` for the objective.
+
+    Parameters
+    ----------
+    Cs : int or sequence of float, default=10
+        Values of C; an integer is a number of values on a logarithmic scale from 1e-4 to 1e4.
+    cv : int, splitter or iterable of (train, test), default=None
+        The folds: their number (5 if None) for stratified folds in the order of the rows, soft labels by their
+        largest; or any splitter of scikit-learn, or pairs of row numbers.
+    scoring : str or callable, default=None
+        What the chosen C maximises: the name of a scorer of scikit-learn, or a callable (estimator, X, y). The
+        estimator it gets answers for the held-out rows only. None: accuracy, for soft labels "neg_log_loss".
+    refit : bool, default=True
+        True: the result is the fit of all rows at the C with the best mean score, the smallest of equals. False: as in
+        scikit-learn, ``C_``, ``coef_`` and ``intercept_`` are means over the folds, each at its own best C.
+    early_stop : int, default=None
+        End the path when the mean score has not improved for this many values of C; the rest have NaN scores.
+    fit_intercept : bool, default=True
+        Whether the model has an intercept.
+    class_weight : dict or "balanced", default=None
+        As in :class:`SoftmaxRegression`; "balanced" by the whole data, in every fold.
+    label_smoothing : float, default=0.0
+        As in :class:`SoftmaxRegression`; scores are of the labels as they are.
+    solver : str, default="auto"
+        As in :class:`SoftmaxRegression`.
+    tol : float, default=1e-6
+        As in :class:`SoftmaxRegression`, for each C.
+    max_iter : int, default=1000
+        Most outer iterations, for each C.
+    max_memory : int, default=None
+        As in :class:`SoftmaxRegression`.
+    random_state : int, RandomState instance or None, default=None
+        Nothing in the fit is random: the result does not depend on it.
+    verbose : int, default=0
+        Print a line for each iteration.
+    n_threads : int, default=None
+        As in :class:`SoftmaxRegression`.
+
+    Attributes
+    ----------
+    classes_, coef_, intercept_, n_features_in_, feature_names_in_
+        As in :class:`SoftmaxRegression`.
+    Cs_ : array (n_Cs,)
+        The values of C, ascending.
+    C_ : float
+        The chosen one.
+    scores_ : array (n_folds, n_Cs)
+        The score of the held-out rows.
+    mean_scores_ : array (n_Cs,)
+        Their mean over the folds.
+    coefs_paths_ : array (n_folds, n_Cs, 1 or n_classes, n_features + 1)
+        Coefficients of the folds, the intercept last (and not there without one).
+    path_coefs_, path_intercepts_ : arrays (n_Cs, 1 or n_classes, n_features) and (n_Cs, 1 or n_classes)
+        The fits of all rows.
+    path_objectives_, path_gaps_ : arrays (n_Cs,)
+        Their objective, and the certified bound of its relative distance from the optimum.
+    n_iter_ : array (n_Cs,)
+        Their outer iterations.
+    n_passes_ : float
+        Passes over X that everything took, those over a fold in proportion to its rows.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_iris
+    >>> from softgrad.sklearn import SoftmaxRegressionCV
+    >>> X, y = load_iris(return_X_y=True)
+    >>> model = SoftmaxRegressionCV(Cs=[0.01, 1, 100], scoring="neg_log_loss").fit(X, y)
+    >>> model.C_, model.scores_.shape
+    (100.0, (5, 3))
+    """
+
+    __module__ = "softgrad.sklearn"  # its public name, also in files that hold it
+
+    def __init__(
+        self,
+        *,
+        Cs: Any = 10,
+        cv: Any = None,
+        scoring: Any = None,
+        refit: bool = True,
+        early_stop: int | None = None,
+        fit_intercept: bool = True,
+        class_weight: dict[Any, float] | str | None = None,
+        label_smoothing: float = 0.0,
+        solver: str = "auto",
+        tol: float = 1e-6,
+        max_iter: int = 1000,
+        max_memory: int | None = None,
+        random_state: Any = None,
+        verbose: int = 0,
+        n_threads: int | None = None,
+    ) -> None:
+        self.Cs = Cs
+        self.cv = cv
+        self.scoring = scoring
+        self.refit = refit
+        self.early_stop = early_stop
+        self.fit_intercept = fit_intercept
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.solver = solver
+        self.tol = tol
+        self.max_iter = max_iter
+        self.max_memory = max_memory
+        self.random_state = random_state
+        self.verbose = verbose
+        self.n_threads = n_threads
+
+    @with_callbacks
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        sample_weight: ArrayLike | str | None = None,
+        offset: ArrayLike | str | None = None,
+        *,
+        groups: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+        callback: Callable[[regression.Progress], Any] | None = None,
+    ) -> Self:
+        """Fit all folds and all rows at every C, and choose.
+
+        Parameters
+        ----------
+        X, y, sample_weight, offset, classes, callback
+            As in :meth:`SoftmaxRegression.fit`. Scores are weighted by ``sample_weight``, too.
+        groups : array (n_rows,), optional
+            Passed to the splitter, for ``GroupKFold`` and its like.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`SoftmaxRegression.fit` does, and for a scorer or splitter that cannot be honoured.
+
+        Warns
+        -----
+        ConvergenceWarning
+            When the fit of some C ends before ``tol`` is reached; it says how far it is.
+        """
+        check_parameters(self)
+        Cs = grid(self.Cs)
+        problem = read_problem(self, X, y, sample_weight, offset, classes)
+        to_splitter, to_scorer = self._routed(problem, sample_weight, groups)
+        folds = make_folds(self.cv, problem, problem.n_rows_given, to_splitter)
+        monitor = Monitor(self, problem, callback)
+        found = regression.cross_validate_path(
+            problem.x,
+            problem.targets.values,
+            Cs,
+            folds,
+            n_classes=problem.n_classes,
+            score=fold_score(self.scoring, problem, to_scorer),
+            sample_weight=problem.sample_weight,
+            class_weight=problem.class_weight,
+            label_smoothing=self.label_smoothing,
+            offset=problem.offset,
+            fit_intercept=self.fit_intercept,
+            solver=self.solver,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            max_memory=self.max_memory,
+            n_threads=self.n_threads,
+            callback=monitor,
+            early_stop=self.early_stop,
+        )
+        self._keep(problem, Cs, found)
+        monitor.end()
+        path = found.path
+        if not np.all(path.converged):
+            early = np.flatnonzero(~np.asarray(path.converged))
+            warnings.warn(
+                f"the fit has not converged at {len(early)} of {len(Cs)} values of C, the first C = {Cs[early[0]]:g}: "
+                f"{path.messages[early[0]]}; raise max_iter or tol, or scale the features",
+                ConvergenceWarning,
+                stacklevel=STACK_LEVEL,
+            )
+        return self
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> float:
+        """The score of ``scoring`` on other rows; without one, accuracy or, for soft labels, the negated log-loss.
+
+        Parameters
+        ----------
+        X, y, sample_weight, offset
+            As in :meth:`SoftmaxRegression.score`; an offset goes with ``scoring=None`` only.
+
+        Returns
+        -------
+        float
+        """
+        if self.scoring is None or (self.scoring == "neg_log_loss" and np.ndim(y) == 2):
+            return super().score(X, y, sample_weight, offset)
+        if offset is not None:
+            raise ValueError(f"offset= goes with scoring=None; a scorer, here {self.scoring!r}, does not pass it on")
+        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+        return float(get_scorer(self.scoring)(self, X, y, **weights))
+
+    def get_metadata_routing(self) -> Any:
+        """What ``fit`` passes on: ``groups`` to the splitter, ``sample_weight`` to the scorer, as they request it.
+
+        Without ``scoring`` there is no scorer to ask, and ``sample_weight`` weighs the scores.
+
+        Returns
+        -------
+        MetadataRouter
+        """
+        router = MetadataRouter(owner=self).add_self_request(self)
+        to_split = MethodMapping().add(caller="fit", callee="split")
+        to_score = MethodMapping().add(caller="fit", callee="score")
+        router.add(splitter=check_cv(self.cv, classifier=True), method_mapping=to_split)
+        if self.scoring is not None:
+            router.add(scorer=get_scorer(self.scoring), method_mapping=to_score)
+        return router
+
+    def _routed(self, problem: Problem, sample_weight: Any, groups: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What the splitter and what the scorer gets: with scikit-learn's metadata routing, what each asks for."""
+        to_splitter = {} if groups is None else {"groups": groups}
+        to_scorer = {} if sample_weight is None else {"sample_weight": sample_weight}
+        if get_config()["enable_metadata_routing"]:
+            routed = process_routing(self, "fit", **to_splitter, **to_scorer)
+            to_splitter = dict(routed.splitter.split)
+            to_scorer = to_scorer if self.scoring is None else dict(routed.scorer.score)
+        if "sample_weight" in to_scorer:
+            to_scorer["sample_weight"] = problem.sample_weight  # checked, and without the rows that are dropped
+        return to_splitter, to_scorer
+
+    def _keep(self, problem: Problem, Cs: NDArray[np.float64], found: Any) -> None:
+        """The path and the choice as fitted attributes."""
+        dtype = problem.x.dtype
+        parts = [found.fold_coefs, found.fold_intercepts[..., np.newaxis]] if self.fit_intercept else [found.fold_coefs]
+        self.classes_ = problem.targets.classes
+        self.Cs_ = Cs
+        self.scores_ = np.asarray(found.scores, dtype=np.float64)
+        self.mean_scores_ = self.scores_.mean(axis=0)
+        self.coefs_paths_ = np.concatenate(parts, axis=-1, dtype=dtype)
+        self.path_coefs_ = found.path.coefs.astype(dtype)
+        self.path_intercepts_ = found.path.intercepts.astype(dtype)
+        self.path_objectives_ = np.asarray(found.path.objectives, dtype=np.float64)
+        self.path_gaps_ = np.asarray(found.path.gaps, dtype=np.float64)
+        self.n_iter_ = np.asarray(found.path.n_iters, dtype=np.int32)
+        self.n_passes_ = float(found.n_passes)
+        if np.isnan(self.mean_scores_).all():
+            raise ValueError(f"every score is NaN: scoring={self.scoring!r} has no value for these folds")
+        if self.refit:
+            best = int(np.nanargmax(self.mean_scores_))
+            self.C_ = float(Cs[best])
+            self.coef_, self.intercept_ = self.path_coefs_[best], self.path_intercepts_[best]
+            return
+        best_of_folds = np.nanargmax(self.scores_, axis=1)
+        folds = np.arange(len(self.scores_))
+        self.C_ = float(Cs[best_of_folds].mean())
+        self.coef_ = found.fold_coefs[folds, best_of_folds].mean(axis=0).astype(dtype)
+        self.intercept_ = found.fold_intercepts[folds, best_of_folds].mean(axis=0).astype(dtype)

@@ -1,0 +1,63 @@
+"""One clear message for a parameter that cannot be; scikit-learn checks parameters at fit, and so do we."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["check_parameters", "grid"]
+
+
+def check_parameters(estimator: Any) -> None:
+    """Refuse the first parameter of the estimator that is not what its rule says."""
+    for name, value in estimator.get_params(deep=False).items():
+        rule = _RULES.get(name)
+        if rule is not None and not rule[0](value):
+            raise ValueError(f"{name} must be {rule[1]}, not {value!r}")
+
+
+def grid(Cs: Any) -> NDArray[np.float64]:
+    """The values of C, ascending, each once; an integer is a number of values from 1e-4 to 1e4."""
+    if _is_integer(Cs) and Cs >= 1:
+        return np.logspace(-4, 4, int(Cs))
+    wanted = "Cs must be a positive number of values, or positive values (inf for no penalty)"
+    if not isinstance(Cs, Iterable) or isinstance(Cs, str):
+        raise ValueError(f"{wanted}, not {Cs!r}")
+    values = list(Cs)
+    bad = [value for value in values if not (_is_real(value) and value > 0)]
+    if bad or not values:
+        raise ValueError(f"{wanted}, not {bad[0] if bad else values!r}")
+    return np.unique(np.array(values, dtype=np.float64))
+
+
+def _is_real(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _is_count(value: Any) -> bool:
+    return _is_integer(value) and value >= 1
+
+
+def _is_class_weight(value: Any) -> bool:
+    return value is None or isinstance(value, dict) or (isinstance(value, str) and value == "balanced")
+
+
+_RULES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "C": (lambda v: _is_real(v) and v > 0, "a positive number (inf for no penalty)"),
+    "class_weight": (_is_class_weight, 'None, a dict of label and weight, or "balanced"'),
+    "label_smoothing": (lambda v: _is_real(v) and 0 <= v <= 1, "in [0, 1]"),
+    "solver": (lambda v: isinstance(v, str), 'the name of a solver, or "auto"'),
+    "tol": (lambda v: _is_real(v) and 0 < v < np.inf, "a positive number"),
+    "max_iter": (_is_count, "an integer of at least 1"),
+    "max_memory": (lambda v: v is None or _is_count(v), "None or a positive number of bytes"),
+    "early_stop": (lambda v: v is None or _is_count(v), "None or a number of values of C, at least 1"),
+    "n_threads": (lambda v: v is None or _is_count(v), "None or an integer of at least 1"),
+}

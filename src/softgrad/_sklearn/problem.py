@@ -1,0 +1,151 @@
+"""X, y, weights and offset of one fit, checked and as :func:`softgrad.regression.fit` takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn import get_config
+from sklearn.utils.validation import validate_data
+
+from softgrad._sklearn.targets import Targets, read_targets
+from softgrad._sklearn.weights import class_weights, read_offset, row_weights
+from softgrad.regression._arrow import is_dataset, read_column
+from softgrad.regression._blocks import check_finite
+from softgrad.regression.sources import RowBlocks, is_source
+
+__all__ = ["Problem", "read_problem", "rows_for_prediction"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is to be fitted.
+
+    Attributes
+    ----------
+    x : array, CSR matrix or RowBlocks
+        The rows.
+    targets : Targets
+        Their labels.
+    sample_weight, class_weight, offset : arrays or None
+        As the fit takes them.
+    kept : array of row numbers, or None
+        Those of the caller's rows that are left when rows of weight 0 have been dropped; None for all.
+    n_rows_given : int
+        Number of the caller's rows.
+    """
+
+    x: Any
+    targets: Targets
+    sample_weight: NDArray[np.float64] | None
+    class_weight: NDArray[np.float64] | None
+    offset: NDArray[Any] | None
+    kept: NDArray[np.intp] | None
+    n_rows_given: int
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes."""
+        return len(self.targets.classes)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return len(self.targets.values)
+
+
+def read_problem(estimator: Any, X: Any, y: Any, sample_weight: Any, offset: Any, classes: Any) -> Problem:
+    """Check what the caller handed over, and set ``n_features_in_`` and ``feature_names_in_`` of the estimator."""
+    if y is None:
+        raise ValueError(
+            f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
+        )
+    if is_source(X):
+        x, y, sample_weight, offset = _read_source(X, y, sample_weight, offset, estimator.max_memory)
+        _remember_features(estimator, x)
+        n_rows = x.n_rows
+    else:
+        x = _check_rows(estimator, X, reset=True)
+        estimator._columns = None
+        n_rows = x.shape[0]
+    for name, given in (("y", y), ("sample_weight", sample_weight), ("offset", offset)):
+        if isinstance(given, str):
+            raise ValueError(
+                f"{name}={given!r} names a column, which needs a pyarrow Dataset as X, not {type(X).__name__}"
+            )
+    weights = row_weights(sample_weight, n_rows)
+    kept = None
+    if weights is not None and not weights.all() and not _lies_on_disk(x):
+        kept = np.flatnonzero(weights)
+    targets = read_targets(y, n_rows, weights=weights, kept=kept, classes=classes, estimator=type(estimator).__name__)
+    offset = read_offset(offset, n_rows, len(targets.classes))
+    if kept is not None and weights is not None:
+        x, weights = x[kept], weights[kept]
+        offset = None if offset is None else offset[kept]
+    return Problem(x, targets, weights, class_weights(estimator.class_weight, targets), offset, kept, n_rows)
+
+
+def _check_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
+    """X as a C- or Fortran-ordered array or CSR matrix of float32 or float64, finite, where it lies if it can be."""
+    x = validate_data(
+        estimator, X, reset=reset, accept_sparse="csr", dtype=(np.float64, np.float32), ensure_all_finite=False
+    )
+    if not sparse.issparse(x) and not (x.flags.c_contiguous or x.flags.f_contiguous):
+        x = np.ascontiguousarray(x)
+    if not get_config()["assume_finite"]:
+        check_finite(x, getattr(estimator, "feature_names_in_", None))
+    return x
+
+
+def rows_for_prediction(estimator: Any, X: Any) -> Any:
+    """X of a fitted estimator: an array, a CSR matrix or RowBlocks with the features of the fit."""
+    if not is_source(X):
+        return _check_rows(estimator, X, reset=False)
+    names = getattr(estimator, "feature_names_in_", None)
+    names = None if names is None else names.tolist()
+    x = RowBlocks.of(X, estimator.max_memory, columns=(names or estimator._columns) if is_dataset(X) else None)
+    if x.n_features != estimator.n_features_in_:
+        raise ValueError(
+            f"X has {x.n_features} features, but {type(estimator).__name__} is expecting {estimator.n_features_in_} "
+            "features as input"
+        )
+    if names is not None and x.names is not None and x.names != names:
+        raise ValueError(f"the feature names of X are {x.names}, but those of the fit are {names}")
+    return x
+
+
+def _read_source(X: Any, y: Any, sample_weight: Any, offset: Any, max_memory: int | None) -> tuple[Any, Any, Any, Any]:
+    """RowBlocks, and what of the rest is a column of the dataset; its other columns are the features."""
+    if not is_dataset(X):
+        return RowBlocks.of(X, max_memory), y, sample_weight, offset
+    arguments = {"y": y, "sample_weight": sample_weight, "offset": offset}
+    taken = {name: given for name, given in arguments.items() if isinstance(given, str)}
+    for name, given in taken.items():
+        if given not in X.schema.names:
+            raise ValueError(f"{name}={given!r} is not a column of the dataset; it has {X.schema.names}")
+    x = RowBlocks.of(X, max_memory, columns=[name for name in X.schema.names if name not in taken.values()])
+    arguments |= {name: read_column(X, given) for name, given in taken.items()}
+    return x, arguments["y"], arguments["sample_weight"], arguments["offset"]
+
+
+def _remember_features(estimator: Any, x: RowBlocks) -> None:
+    estimator.n_features_in_ = x.n_features
+    estimator._columns = x.columns  # of a dataset, to find the same ones in another
+    if x.names is not None:
+        estimator.feature_names_in_ = np.asarray(x.names, dtype=object)
+    elif hasattr(estimator, "feature_names_in_"):
+        del estimator.feature_names_in_
+
+
+def _lies_on_disk(x: Any) -> bool:
+    """Whether leaving rows out would copy into memory what is on disk."""
+    if isinstance(x, RowBlocks):
+        return True
+    while isinstance(x, np.ndarray):
+        if isinstance(x, np.memmap):
+            return True
+        x = x.base
+    return False

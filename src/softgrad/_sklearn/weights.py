@@ -1,0 +1,71 @@
+"""Weights of rows and of classes, and offsets: checked, as the fit reads them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softgrad._sklearn.targets import Targets
+from softgrad.regression._blocks import first_not_finite
+
+__all__ = ["class_weights", "read_offset", "row_weights"]
+
+
+def row_weights(sample_weight: Any, n_rows: int) -> NDArray[np.float64] | None:
+    """The row weights as float64, or an error that names the first bad one."""
+    if sample_weight is None:
+        return None
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.ndim == 0:
+        weights = np.full(n_rows, weights)
+    if weights.shape != (n_rows,):
+        raise ValueError(f"sample_weight must have one weight a row: shape {(n_rows,)}, not {weights.shape}")
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+    if bad.size:
+        raise ValueError(f"sample_weight[{bad[0]}] is {weights[bad[0]]}: weights must be finite and not negative")
+    if not weights.any():
+        raise ValueError("sample_weight is zero in every row: at least one weight must be positive")
+    return weights
+
+
+def class_weights(given: dict[Any, float] | str | None, targets: Targets) -> NDArray[np.float64] | None:
+    """One weight a class. "balanced": with t_k = Σ_i a_i y_ik, the weight of class k is Σ t / (n_classes · t_k)."""
+    if given is None:
+        return None
+    if not isinstance(given, dict):
+        return np.asarray(targets.totals.sum() / (len(targets.totals) * targets.totals))
+    known = targets.classes.tolist()
+    unknown = [label for label in given if label not in known]
+    if unknown:
+        raise ValueError(f"class_weight names {unknown[0]!r}, which is not a class in y: {known}")
+    weights = np.array([given.get(label, 1.0) for label in known], dtype=np.float64)
+    bad = np.flatnonzero(~(np.isfinite(weights) & (weights > 0)))
+    if bad.size:
+        raise ValueError(
+            f"class_weight of {known[bad[0]]!r} is {weights[bad[0]]}: it must be finite and positive (to leave a "
+            "class out, leave out its rows)"
+        )
+    return weights
+
+
+def read_offset(offset: Any, n_rows: int, n_classes: int) -> NDArray[Any] | None:
+    """The offset as an array (n_rows, n_classes), or (n_rows,) for two classes, of float32 or float64."""
+    if offset is None:
+        return None
+    values = np.asarray(offset)
+    if values.dtype not in (np.float32, np.float64):
+        values = values.astype(np.float64)
+    if n_classes == 2 and values.shape == (n_rows, 1):
+        values = values[:, 0]
+    if values.shape != (n_rows, n_classes) and not (n_classes == 2 and values.shape == (n_rows,)):
+        also = f" or {(n_rows,)}" if n_classes == 2 else ""
+        raise ValueError(
+            f"offset must have one number for each row and class: shape {(n_rows, n_classes)}{also}, not {values.shape}"
+        )
+    found = first_not_finite(values.reshape(n_rows, -1))
+    if found is not None:
+        place = f"{found[0]}, {found[1]}" if values.ndim == 2 else f"{found[0]}"
+        raise ValueError(f"offset[{place}] is {found[2]}: offsets must be finite")
+    return values

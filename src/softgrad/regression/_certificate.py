@@ -1,0 +1,67 @@
+"""How far from the optimum: a lower bound of the objective from the dual problem.
+
+The dual of  f(W, b) = Σ_i a_i [t_i lse(z_i) − y_i·z_i] + ½ κ ‖W‖²  has one distribution q_i a row,
+
+    D(q) = Σ_i a_i t_i H(q_i) − Σ_i α_i·o_i − ‖V‖² / (2 κ),   α_i = a_i (y_i − t_i q_i),   V = Σ_i α_i x_iᵀ
+
+subject to Σ_i α_i = 0, which is the free intercept's; o_i are offsets.  Every feasible q gives D(q) ≤ f*.
+At q = S, V is minus the gradient of the loss.  Where the α_i do not sum to 0, S is mixed with one distribution r for
+all rows, q = (1 − θ) S + θ r, with the least θ that meets the constraint; entropy is concave, so that
+H(q) ≥ (1 − θ) H(S) + θ H(r), and no row has to be looked at again.  ``entropy`` below is Σ a t H(q) − Σ α·o.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softgrad.regression._problem import Problem
+
+Float = NDArray[np.float64]
+
+__all__ = ["dual_value", "newton_dual_value"]
+
+
+def dual_value(problem: Problem, kappa: float, entropy: float, weight: Float, bias: Float) -> float:
+    """A lower bound of the least objective from Σ a t H(q), and X'α and Σα with α = −a (y − t q)."""
+    if not problem.fit_intercept:
+        return entropy - float(np.vdot(weight, weight)) / (2 * kappa)
+    mass, total = problem.class_mass, problem.mass
+    excess = bias - bias.sum() / len(bias)  # sums to 0 but for rounding
+    worst = float((excess / mass).max())
+    if worst <= 0:
+        return entropy - float(np.vdot(weight, weight)) / (2 * kappa)
+    theta = worst / (1 + worst)
+    r = np.maximum(mass / total - excess * ((1 - theta) / (theta * total)), 0.0)
+    r /= r.sum()
+    positive = r[r > 0]
+    of_r = -float(positive @ np.log(positive))
+    targets, rows = problem.target_sums()
+    v = (1 - theta) * weight + theta * (np.outer(r, rows) - targets)
+    shared = total * of_r
+    if problem.offset is not None:
+        of_rows, of_targets = problem.offset_sums()
+        shared += float(of_rows @ r) - of_targets
+    return (1 - theta) * entropy + theta * shared - float(np.vdot(v, v)) / (2 * kappa)
+
+
+def newton_dual_value(
+    problem: Problem,
+    kappa: float,
+    entropy: float,
+    at: tuple[Float, Float],
+    gradient: tuple[Float, Float],
+    curved: tuple[Float, Float],
+    moments: tuple[float, float, float, float],
+) -> float:
+    """The bound at q = S + τ J δ, where δ are the scores of a Newton direction: S to first order after the step.
+
+    With u = δ − S·δ, q = S (1 + τ u) and (1+v) log(1+v) ≤ v + v²/2 − v³/6 + v⁴/3 for v ≥ −1, so that three sums over
+    the rows (``moments``) bound the entropies for every τ.  ``curved`` is the loss's Hessian times the direction.
+    """
+    second, third, fourth, least = moments
+    tau = 1.0 if least >= -1 else -1 / least
+    change = float(np.vdot(curved[0], at[0])) + float(curved[1] @ at[1])
+    lost = tau**2 / 2 * second - tau**3 / 6 * third + tau**4 / 3 * fourth
+    weight, bias = gradient[0] + tau * curved[0], gradient[1] + tau * curved[1]
+    return dual_value(problem, kappa, entropy - tau * change - lost, weight, bias)

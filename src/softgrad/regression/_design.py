@@ -1,0 +1,204 @@
+"""The rows of X as tiles: in memory, dense or sparse, or read block by block.
+
+Tiles and the groups of tiles that are added up together depend on shapes alone, never on the number of threads, so the
+bits of a sum over rows do not either.  Products run single-threaded on a tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse as _sparse
+
+from softgrad._threads import run_blocks
+from softgrad.regression.sources import RowBlocks
+
+Array = NDArray[Any]
+
+TILE_BYTES = 1 << 19  # of X in float32: with its scores it stays in the L2 cache between the two products
+MOST_GROUPS = 16
+GROUP_BYTES = 64 << 20  # of all partial sums together
+SPARSE_GROUPS = 8
+
+
+def is_sparse(x: Any) -> bool:  # the stub of issparse narrows to a class without its methods
+    return bool(_sparse.issparse(x))
+
+
+__all__ = ["Design", "Slot"]
+
+
+class Slot:
+    """What one group of tiles adds up, and the scratch of whoever computes it."""
+
+    def __init__(self, design: Design, n_classes: int) -> None:
+        self.shape = (design.n_features, n_classes) if design.sparse else (n_classes, design.n_features)
+        self.gradient: Array | None = None
+        self.bias: Array | None = None
+        self.mean: Array | None = None
+        self.hessian: Array | None = None
+        self.grams: Any = None
+        self.scalars = np.zeros(4)
+        self.n_classes = n_classes
+        self._scratch: dict[tuple[str, Any], Array] = {}
+
+    def scratch(self, name: str, rows: int, cols: int, dtype: Any) -> Array:
+        """An uninitialised (rows, cols) array, the same memory each time."""
+        key = (name, np.dtype(dtype))
+        held = self._scratch.get(key)
+        if held is None or held.size < rows * cols:
+            held = self._scratch[key] = np.empty(rows * cols, dtype)
+        return held[: rows * cols].reshape(rows, cols)
+
+    def add(self, x: Any, g: Array, total: Any) -> None:
+        """Add ``Gᵀ x`` and the column sums of G of one tile."""
+        if is_sparse(x):
+            part = x.T @ g
+        else:
+            to = self.scratch("part", self.shape[0], self.shape[1], g.dtype)
+            part = np.matmul(g.T, x, out=to)
+        sums = np.ones(len(g), g.dtype) @ g
+        if self.gradient is None or self.bias is None:
+            self.gradient, self.bias = np.array(part, total), sums.astype(total)
+        else:
+            self.gradient += part
+            self.bias += sums
+
+
+class Design:
+    """X behind one interface.
+
+    Parameters
+    ----------
+    x : array (N, P), CSR matrix, or RowBlocks
+        The rows.
+    n_classes : int
+        Width of the scores, which bounds the tiles.
+    single : bool
+        Keep a float32 copy of float64 rows, for the products that need no more.
+    """
+
+    def __init__(self, x: Any, n_classes: int, *, single: bool = True) -> None:
+        self.x = x
+        self.stream = isinstance(x, RowBlocks)
+        self.sparse = bool(is_sparse(next(iter(x)) if self.stream else x))
+        self.n_rows, self.n_features = (x.n_rows, x.n_features) if self.stream else x.shape
+        self.dtype = np.dtype(x.dtype)
+        self.n_classes = n_classes
+        width = max(1, self.n_features, n_classes)
+        self.tile_rows = max(16, min(4096, TILE_BYTES // (4 * width)))
+        self.most_groups = max(1, min(MOST_GROUPS, GROUP_BYTES // (8 * max(1, self.n_features * n_classes))))
+        self._tiles: dict[Any, list[Any]] = {}
+        self._single: Array | None = None
+        if self.sparse and not self.stream:
+            groups = min(SPARSE_GROUPS, self.most_groups)
+            self.tile_rows = max(1, min(-(-self.n_rows // groups), max(64, (8 << 20) // (4 * n_classes))))
+        elif not self.stream and self.dtype == np.float64 and single and not _is_mapped(x):
+            self._single = np.empty(x.shape, np.float32)
+            with np.errstate(over="ignore"):
+                for lo, hi in self.edges(self.n_rows):
+                    self._single[lo:hi] = x[lo:hi]
+
+    def edges(self, rows: int) -> list[tuple[int, int]]:
+        """The tiles of so many rows, of equal size."""
+        count = max(1, -(-rows // self.tile_rows))
+        return [(rows * i // count, rows * (i + 1) // count) for i in range(count)]
+
+    def _blocks(self) -> Iterator[tuple[int, Any]]:
+        if not self.stream:
+            yield 0, self.x
+            return
+        first = 0
+        for block in self.x:
+            yield first, block
+            first += block.shape[0]
+
+    def _tile(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot) -> Any:
+        if self.sparse or is_sparse(block):
+            part = _rows(block, lo, hi)
+            return part if part.dtype == dtype else part.astype(dtype)
+        if block.dtype == dtype:
+            return block[lo:hi]
+        if self._single is not None and dtype == np.float32 and block is self.x:
+            return self._single[lo:hi]
+        tile = slot.scratch("x", hi - lo, self.n_features, dtype)
+        tile[...] = block[lo:hi]
+        return tile
+
+    def walk(
+        self, work: Callable[[Slot, int, int, Any], None], dtype: Any, n_threads: int, slots: list[Slot] | None = None
+    ) -> list[Slot]:
+        """Call ``work(slot, lo, hi, x)`` for every tile of rows; slots are those of the groups, in order."""
+        slots = [] if slots is None else slots
+        for slot in slots:
+            slot.gradient = slot.bias = None
+            slot.scalars[...] = 0
+        for first, block in self._blocks():
+            tiles = self.edges(block.shape[0])
+            groups = min(len(tiles), self.most_groups)
+            while len(slots) < groups:
+                slots.append(Slot(self, self.n_classes))
+
+            parts = [tiles[len(tiles) * j // groups : len(tiles) * (j + 1) // groups] for j in range(groups)]
+            run_blocks(partial(self._group, work, slots, parts, first, block, dtype), groups, n_threads)
+        return slots
+
+    def _group(self, work: Any, slots: list[Slot], parts: Any, first: int, block: Any, dtype: Any, j: int) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by whoever adds it up
+            for lo, hi in parts[j]:
+                work(slots[j], first + lo, first + hi, self._held(block, lo, hi, dtype, slots[j]))
+
+    def _held(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot) -> Any:
+        if not self.sparse or self.stream:
+            return self._tile(block, lo, hi, dtype, slot)
+        tiles = self._tiles.setdefault(np.dtype(dtype), [])  # slicing a sparse matrix copies it: once
+        for start, tile in tiles:
+            if start == lo:
+                return tile
+        tile = self._tile(block, lo, hi, dtype, slot)
+        tiles.append((lo, tile))
+        return tile
+
+    def rows(self, index: Array, dtype: Any) -> Array:
+        """Some rows, dense, in memory: a sample."""
+        if not self.stream:
+            part = self.x[index]
+            return np.asarray(part.toarray() if is_sparse(part) else part, dtype=dtype)
+        parts = []
+        for first, block in self._blocks():
+            inside = index[(index >= first) & (index < first + block.shape[0])] - first
+            if len(inside):
+                part = block[inside]
+                parts.append(np.asarray(part.toarray() if is_sparse(part) else part, dtype=dtype))
+        return np.concatenate(parts)
+
+
+def _is_mapped(x: Any) -> bool:
+    """Whether an array lies in a file: a copy would bring it into memory."""
+    while x is not None:
+        if isinstance(x, np.memmap):
+            return True
+        x = getattr(x, "base", None)
+    return False
+
+
+def reduce_slots(slots: list[Slot], design: Design) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Add up the groups in their order: (K, P) and (K,) in float64."""
+    total = np.zeros(slots[0].shape)
+    bias = np.zeros(slots[0].n_classes)
+    for slot in slots:
+        if slot.gradient is not None and slot.bias is not None:
+            total += slot.gradient
+            bias += slot.bias
+    return (np.ascontiguousarray(total.T) if design.sparse else total), bias
+
+
+def _rows(block: Any, lo: int, hi: int) -> Any:
+    """Rows of a CSR matrix without a copy of their numbers."""
+    a, b = int(block.indptr[lo]), int(block.indptr[hi])
+    parts = (block.data[a:b], block.indices[a:b], block.indptr[lo : hi + 1] - block.indptr[lo])
+    return _sparse.csr_array(parts, shape=(hi - lo, block.shape[1]))

@@ -1,0 +1,372 @@
+"""The penalised loss of softmax regression over tiles of rows: every sum over the rows that a solver needs.
+
+    F(W, b) = C f(W, b),   f = Σ_i a_i ℓ_i(W x_i + b + offset_i) + ½ κ ‖W‖²,   κ = 1 / C
+
+with ℓ(z) = t·lse(z) − Σ_j y_j z_j, y the effective target w∘((1−ε) y + ε/K) and t its sum (softgrad.reference).  Two
+classes are two rows W₁ = −W₀ with κ = 2 / C: their difference w = W₁ − W₀ is the binomial model, penalty ½‖w‖².
+
+Passes over X: `gradient` one (scores and back), `product` one (a Hessian product), `direction` half, `line` none.
+Precision: float32 tiles; float64 when asked (`precise`) or where X is float64 and small.  Sums over rows in float64.
+Scores, probabilities and the scores of a direction are stored where they fit the memory, else made again tile by tile.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softgrad import _backend
+from softgrad._threads import run_blocks
+from softgrad.regression._design import Design, Slot, reduce_slots
+
+Array = NDArray[Any]
+Float = NDArray[np.float64]
+
+SMALL = 2_000_000  # multiplications of half a pass
+PLAIN = (False, 1.0, 0.0, 1.0, 0.0)  # no option of the kernels that this loss does not have
+STORED = 64 << 20  # bytes beyond two (N, K) arrays that a fit may keep without being asked
+
+__all__ = ["Evaluation", "Problem"]
+
+
+class Evaluation(NamedTuple):
+    """The unpenalised loss at a point: Σ a ℓ, its gradient, and what the dual objective takes from the rows.
+
+    ``entropy`` is Σ_i a_i t_i H(S_i), the entropies of the predictions, plus Σ_i R_i·offset_i.
+    """
+
+    loss: float
+    weight: Float  # (K, P)
+    bias: Float  # (K,)
+    entropy: float
+
+
+class Problem:
+    """Data, targets and weights, checked elsewhere; the state is the point whose scores are stored."""
+
+    def __init__(
+        self,
+        design: Design,
+        targets: Array,
+        n_classes: int,
+        *,
+        sample_weight: Float | None,
+        class_weight: Float | None,
+        label_smoothing: float,
+        offset: Array | None,
+        fit_intercept: bool,
+        max_memory: int | None,
+        n_threads: int,
+    ) -> None:
+        self.design, self.targets, self.n_classes, self.n_threads = design, targets, n_classes, n_threads
+        self.row_weight = sample_weight
+        self.class_weight, self.smoothing = class_weight, label_smoothing
+        self.offset, self.fit_intercept = offset, fit_intercept
+        n, k = design.n_rows, n_classes
+        w = np.ones(k) if class_weight is None else class_weight
+        a = np.ones(n) if sample_weight is None else sample_weight
+        even = label_smoothing * w / k
+        if targets.ndim == 1:
+            counts = np.bincount(targets, weights=sample_weight, minlength=k).astype(np.float64)
+            mass = (1 - label_smoothing) * w[targets] + even.sum()
+            self.class_mass = (1 - label_smoothing) * w * counts + even * a.sum()
+        else:
+            mass = (1 - label_smoothing) * (targets @ w) + even.sum()
+            self.class_mass = (1 - label_smoothing) * w * (a @ targets) + even * a.sum()
+        curvature = a * mass  # the Hessian's row weights a_i t_i
+        self.curvature = None if np.all(curvature == 1) else curvature
+        self.mass = float(curvature.sum())
+        self.passes = 0.0
+        self.losses = np.empty(n)
+        # Little data are computed in float64 throughout, and run to rounding.
+        self.small = design.n_rows * design.n_features * k <= SMALL
+        self.dtype: Any = np.float64 if self.small else np.float32
+        self.slots: list[Slot] = []
+        pair = 2 * n * k * np.dtype(self.dtype).itemsize
+        budget = pair + STORED if max_memory is None else max_memory
+        self.scores = np.empty((n, k), self.dtype) if pair <= budget else None
+        self.along = np.empty((n, k), self.dtype) if pair <= budget else None
+        self.prob = np.empty((n, k), self.dtype) if 3 * pair // 2 <= budget else None
+        self._heads: dict[int, Any] = {}
+        self.point: tuple[Array, Array] = (np.zeros((design.n_features, k), self.dtype), np.zeros(k, self.dtype))
+        self.step_to = self.point
+        self._target_sums: tuple[Float, Float] | None = None
+
+    # --- tiles -------------------------------------------------------------------------------------------------------
+
+    def _walk(self, work: Any, dtype: Any) -> list[Slot]:
+        self.slots = self.design.walk(work, dtype, self.n_threads, self.slots)
+        return self.slots
+
+    def _product(self, slot: Slot, name: str, x: Any, parameters: tuple[Array, Array], shift: bool = True) -> Array:
+        """``x Wᵀ + b`` of a tile."""
+        weight, bias = parameters
+        if self.design.sparse:
+            z: Array = x @ weight
+        else:
+            z = np.matmul(x, weight, out=slot.scratch(name, x.shape[0], weight.shape[1], weight.dtype))
+        if shift and bias.any():
+            z += bias
+        return z
+
+    def _scores_of(self, slot: Slot, x: Any, lo: int, hi: int, point: tuple[Array, Array]) -> Array:
+        z = self._product(slot, "scores", x, point)
+        if self.offset is not None:
+            z += self.offset[lo:hi]
+        return z
+
+    def _head(self, z: Array, lo: int, hi: int) -> Any:
+        """The kernels' view of a tile of scores with its targets."""
+        double = z.dtype == np.float64
+        labels = self.targets[lo:hi] if self.targets.ndim == 1 else None
+        values = None if labels is not None else self.targets[lo:hi]
+        weight = None if self.class_weight is None else self.class_weight.astype(z.dtype)
+        a = None if self.row_weight is None else self.row_weight[lo:hi]
+        kind, code = (1, 8) if values is None else (2, 0)
+        head = _backend.kernels().Head(
+            z, int(double), kind, labels, code, True, values, 1, weight, a, None, self.smoothing, *PLAIN
+        )
+        head.totals()  # the kernels insist on checked labels
+        return head
+
+    def _loss(self, z: Array, lo: int, hi: int, *, grad: bool, losses: bool = True) -> None:
+        """Row losses of a tile of scores, and the gradient over them."""
+        rows, kind = len(z), int(z.dtype == np.float64)
+        to = self.losses[lo:hi] if losses else None
+        results = _backend.kernels().Results(
+            rows, self.n_classes, kind, to, None, None, None, None, None, z if grad else None, False
+        )
+        self._head(z, lo, hi).rows(results, 0, rows)
+
+    def _softmax(self, z: Array, out: Array) -> Array:
+        kind = int(z.dtype == np.float64)
+        head = _backend.kernels().Head(z, kind, 0, None, 0, False, None, 0, None, None, None, 0.0, *PLAIN)
+        head.distribution(False, out, 0, len(z))
+        return out
+
+    def _prob_of(self, slot: Slot, x: Any, lo: int, hi: int) -> Array:
+        if self.prob is not None:
+            return self.prob[lo:hi]
+        z = self.scores[lo:hi] if self.scores is not None else self._scores_of(slot, x, lo, hi, self.point)
+        return self._softmax(z, slot.scratch("prob", len(z), self.n_classes, z.dtype))
+
+    @staticmethod
+    def _parameters(weight: Array, bias: Array, dtype: Any) -> tuple[Array, Array]:
+        return np.ascontiguousarray(weight.T, dtype), np.ascontiguousarray(bias, dtype)
+
+    # --- what solvers call -------------------------------------------------------------------------------------------
+
+    def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> Evaluation:
+        """Loss and gradient at a point, which becomes the stored one; ``known``: its scores are stored already."""
+        dtype = np.float64 if precise else self.dtype
+        at = self._parameters(weight, bias, dtype)
+        self.point = self._parameters(weight, bias, self.dtype)
+        known = known and self.scores is not None and not precise
+
+        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            if known and self.scores is not None:
+                z = slot.scratch("scores", hi - lo, self.n_classes, dtype)
+                z[...] = self.scores[lo:hi]
+            else:
+                z = self._scores_of(slot, x, lo, hi, at)
+                if self.scores is not None:
+                    self.scores[lo:hi] = z
+            if self.prob is not None and not precise:
+                self._softmax(z, self.prob[lo:hi])
+            self._loss(z, lo, hi, grad=True)
+            if self.prob is not None and precise and self.scores is not None:
+                self._softmax(self.scores[lo:hi], self.prob[lo:hi])
+            slot.add(x, z, np.float64)
+
+        slots = self._walk(work, dtype)
+        self.passes += 0.5 if known else 1.0
+        g, gb = reduce_slots(slots, self.design)
+        loss = float(self.losses.sum())
+        # Σ a t H(S) + Σ R·offset = Σ a ℓ − Σ_i R_i·(z_i − offset_i) with R = a (t S − y): no logarithm, no more passes.
+        along = float(np.vdot(g, weight)) + float(gb @ bias)
+        return Evaluation(loss, g, gb, loss - along)
+
+    def product(self, weight: Array, bias: Array) -> tuple[Float, Float]:
+        """The Hessian of the loss at the stored point times a direction."""
+        d = self._parameters(weight, bias, self.dtype)
+        curvature = _backend.kernels().curvature
+
+        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            v = self._product(slot, "along", x, d)
+            curvature(self._prob_of(slot, x, lo, hi), None if self.curvature is None else self.curvature[lo:hi], v)
+            slot.add(x, v, self.dtype)
+
+        slots = self._walk(work, self.dtype)
+        self.passes += 1.0 if self.scores is not None or self.prob is not None else 1.5
+        return reduce_slots(slots, self.design)
+
+    def direction(self, weight: Array, bias: Array) -> tuple[float, float, float, float]:
+        """Take a direction's scores δ; returns Σ a t Σ_k S u², u³ and u⁴ and the least u, for u = δ − S·δ."""
+        self.step_to = self._parameters(weight, bias, self.dtype)
+
+        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            v = self._product(slot, "along", x, self.step_to)
+            if self.along is not None:
+                self.along[lo:hi] = v
+            s = self._prob_of(slot, x, lo, hi)
+            u = np.subtract(v, np.einsum("ij,ij->i", s, v)[:, None], out=v)
+            square = np.multiply(u, u, out=slot.scratch("square", len(u), self.n_classes, u.dtype))
+            weighted = np.multiply(s, square, out=slot.scratch("weighted", len(u), self.n_classes, u.dtype))
+            if self.curvature is not None:
+                weighted *= self.curvature[lo:hi, None]
+            slot.scalars[0] += float(weighted.sum(dtype=np.float64))
+            slot.scalars[1] += float(np.einsum("ij,ij->", weighted, u))
+            slot.scalars[2] += float(np.einsum("ij,ij->", weighted, square))
+            slot.scalars[3] = min(slot.scalars[3], float(u.min()))
+
+        slots = self._walk(work, self.dtype)
+        self.passes += 0.5 if self.scores is not None or self.prob is not None else 1.0
+        sums = [sum(float(slot.scalars[i]) for slot in slots) for i in range(3)]
+        return sums[0], sums[1], sums[2], min(float(slot.scalars[3]) for slot in slots)
+
+    def line(self, step: float) -> float:
+        """Σ a ℓ at a step along the direction."""
+
+        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            if self.scores is not None and self.along is not None:
+                z = np.multiply(
+                    self.along[lo:hi], self.dtype(step), out=slot.scratch("scores", hi - lo, self.n_classes, self.dtype)
+                )
+                z += self.scores[lo:hi]
+            else:
+                z = self._scores_of(slot, x, lo, hi, self.point)
+                z += self.dtype(step) * self._product(slot, "along", x, self.step_to)
+            self._loss(z, lo, hi, grad=False)
+
+        if self.scores is not None:
+            self._without_rows(work)
+        else:
+            self._walk(work, self.dtype)
+            self.passes += 1.0
+        return float(self.losses.sum())
+
+    def advance(self, step: float) -> None:
+        """Move the stored scores by a step along the direction."""
+        if self.scores is None or self.along is None:
+            return
+        scores, along = self.scores, self.along
+
+        def work(slot: Slot, lo: int, hi: int, _: Any) -> None:
+            scratch = slot.scratch("along", hi - lo, self.n_classes, self.dtype)
+            scores[lo:hi] += np.multiply(along[lo:hi], self.dtype(step), out=scratch)
+
+        self._without_rows(work)
+
+    def _without_rows(self, work: Any) -> None:
+        """Walk stored (N, K) arrays: X is not read."""
+        rows = self.design.n_rows
+        count = max(1, -(-rows * self.n_classes * 4 // (1 << 18)))
+        groups = min(count, 16)
+        while len(self.slots) < groups:
+            self.slots.append(Slot(self.design, self.n_classes))
+
+        def group(j: int) -> None:
+            for i in range(count * j // groups, count * (j + 1) // groups):
+                work(self.slots[j], rows * i // count, rows * (i + 1) // count, None)
+
+        run_blocks(group, groups, self.n_threads)
+
+    def offset_sums(self) -> tuple[Float, float]:
+        """Σ_i a_i t_i offset_i (K,) and Σ_i a_i y_i·offset_i."""
+        assert self.offset is not None
+        k, ones = self.n_classes, np.ones(self.design.n_rows)
+        a = ones if self.row_weight is None else self.row_weight
+        w = np.ones(k) if self.class_weight is None else self.class_weight
+        even = self.smoothing * (w / k)
+        if self.targets.ndim == 1:
+            own = np.take_along_axis(self.offset, self.targets[:, None], axis=1)[:, 0] * w[self.targets]
+        else:
+            own = np.einsum("ij,ij->i", self.targets * w, self.offset)
+        of_targets = float(a @ ((1 - self.smoothing) * own + self.offset @ even))
+        return np.asarray((ones if self.curvature is None else self.curvature) @ self.offset), of_targets
+
+    def target_sums(self) -> tuple[Float, Float]:
+        """Σ_i a_i y_i x_iᵀ (K, P) and Σ_i a_i t_i x_i (P,): the gradient where no row is told from another."""
+        if self._target_sums is None:
+            k, prior = self.n_classes, np.maximum(self.class_mass / self.mass, 1e-300)
+            logs = np.log(prior)
+            self.slots = []
+
+            def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+                z = slot.scratch("scores64", hi - lo, k, np.float64)
+                z[...] = logs
+                self._loss(z, lo, hi, grad=True, losses=False)
+                r = z.astype(x.dtype, copy=False)
+                h = np.ones(hi - lo, x.dtype) if self.curvature is None else self.curvature[lo:hi].astype(x.dtype)
+                slot.add(x, r, np.float64)
+                sums = h @ x
+                slot.mean = sums.astype(np.float64) if slot.mean is None else slot.mean + sums
+
+            slots = self._walk(work, self.design.dtype.type)
+            g, _ = reduce_slots(slots, self.design)
+            mean = np.sum([slot.mean for slot in slots if slot.mean is not None], axis=0)
+            self.slots = []
+            self.passes += 0.5
+            self._target_sums = np.outer(prior, mean) - g, np.asarray(mean, dtype=np.float64)
+        return self._target_sums
+
+    def hessian_diagonal(self) -> tuple[Float, Float]:
+        """Σ_i a_i t_i S_ik (1 − S_ik) x_ij² (K, P), and the same without x (K,)."""
+
+        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            s = self._prob_of(slot, x, lo, hi)
+            v = s * (1 - s)
+            if self.curvature is not None:
+                v *= self.curvature[lo:hi, None]
+            if self.design.sparse:
+                square = x.copy()
+                square.data **= 2
+            else:
+                square = x * x
+            slot.add(square, v, np.float64)
+
+        slots = self._walk(work, self.dtype)
+        self.passes += 0.5
+        return reduce_slots(slots, self.design)
+
+    def hessian(self) -> Float:
+        """The Hessian of the loss at the stored point, dense: parameters (W_k, b_k) class by class, in float64."""
+        k, width = self.n_classes, self.design.n_features + int(self.fit_intercept)
+        size = k * width
+        step = max(16, (1 << 20) // (8 * size))
+
+        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            if slot.hessian is None:
+                slot.hessian, slot.grams = np.zeros((size, size)), np.zeros((width, size))
+            prob = self._prob_of(slot, x, lo, hi)
+            for first in range(0, hi - lo, step):
+                part = slice(first, min(first + step, hi - lo))
+                rows = part.stop - part.start
+                wide = slot.scratch("wide", rows, width, np.float64)
+                wide[:, : x.shape[1]] = x[part]
+                wide[:, x.shape[1] :] = 1
+                if self.curvature is not None:
+                    wide *= np.sqrt(self.curvature[lo + part.start : lo + part.stop])[:, None]
+                outer = slot.scratch("outer", rows, size, np.float64)
+                np.multiply(
+                    prob[part].astype(np.float64)[:, :, None], wide[:, None, :], out=outer.reshape(rows, k, width)
+                )
+                slot.hessian -= np.matmul(outer.T, outer)
+                slot.grams += np.matmul(wide.T, outer)
+
+        for slot in self.slots:
+            slot.hessian = slot.grams = None
+        slots = self._walk(work, self.dtype)
+        total, grams = np.zeros((size, size)), np.zeros((width, size))
+        for slot in slots:
+            if slot.hessian is not None:
+                total += slot.hessian
+                grams += slot.grams
+                slot.hessian = slot.grams = None
+        for j in range(k):
+            block = slice(j * width, (j + 1) * width)
+            total[block, block] += grams[:, block]
+        self.passes += size / 4  # in products with the rows, what the multiplications are worth
+        return total

@@ -1,0 +1,187 @@
+"""Where a fit stands: the point, its value, the best bound, and what is told about it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softgrad.regression._certificate import dual_value
+from softgrad.regression._problem import Evaluation, Problem
+
+Float = NDArray[np.float64]
+
+SEPARABLE = 1e-9  # a mean loss that only separable data reach, without a penalty
+ROUNDING = 1e-14  # a gap that float64 cannot tell from 0: small problems are run to it
+STALL = 12  # iterations in float64 without progress
+
+__all__ = ["Progress", "State"]
+
+
+class Progress(NamedTuple):
+    """One iteration of a fit.
+
+    Attributes
+    ----------
+    iteration : int
+        Counted from 0, the starting point.
+    objective : float
+        C Σ a ℓ + ½‖W‖², or Σ a ℓ for C = inf.
+    gap : float
+        The least upper bound so far of (objective − optimum) / optimum; inf before there is one, NaN for C = inf.
+    passes : float
+        Products with the rows so far: one is ``X @ W`` and ``X.T @ G``.
+    seconds : float
+        Since the fit began.
+    step : float
+        The length of the step that led here, 1 for all of Newton's.
+    """
+
+    iteration: int
+    objective: float
+    gap: float
+    passes: float
+    seconds: float
+    step: float
+
+
+class State:
+    """A point of a problem with a penalty, and how the fit came there.
+
+    Inside a solver the objective is f = Σ a ℓ + ½ κ ‖W‖²; users see F = scale · f.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        weight: Float,
+        bias: Float,
+        *,
+        kappa: float,
+        scale: float,
+        tol: float,
+        max_iter: int,
+        callback: Callable[[Progress], Any] | None,
+        preconditioner: Any = None,
+    ) -> None:
+        self.problem, self.weight, self.bias = problem, weight, bias
+        self.kappa, self.scale, self.tol, self.max_iter = kappa, scale, tol, max_iter
+        self.callback, self.preconditioner = callback, preconditioner
+        self.started, self.passes_before = time.perf_counter(), problem.passes
+        self.precise = problem.small  # else only once float32 says that the end is near
+        self.iteration, self.step, self.gain = 0, 0.0, np.inf
+        self.loss = self.objective = np.inf
+        self.square = 0.0
+        self.bound, self.gap = -np.inf, np.inf  # the best dual value of a float64 evaluation, and its gap
+        self.rough = -np.inf
+        self.evaluated_precisely = False
+        self.stalled = self.separable = False
+        self.best = np.inf
+        self.since_best = 0
+        self.history: list[Progress] = []
+        self.patience: int | None = None  # products of one CG run beyond which the exact Hessian is cheaper
+        self.handed_over = False
+        self.thorough, self.stall = problem.small, STALL
+
+    def evaluate(self, *, precise: bool | None = None, known: bool = False) -> Evaluation:
+        """Loss, gradient and bound at the point; told to the callback."""
+        if precise is not None:
+            self.precise = self.precise or precise
+        evaluation = self.problem.gradient(self.weight, self.bias, precise=self.precise, known=known)
+        self.adopt(evaluation)
+        return evaluation
+
+    def adopt(self, evaluation: Evaluation) -> None:
+        """Judge an evaluation of the point, and tell the callback."""
+        self.evaluated_precisely = self.precise
+        self.square = float(np.vdot(self.weight, self.weight))
+        self.loss, self.objective = evaluation.loss, evaluation.loss + 0.5 * self.kappa * self.square
+        if not (np.isfinite(self.objective) and np.isfinite(evaluation.weight).all()):
+            raise FloatingPointError("the objective or its gradient is not finite")
+        if self.kappa > 0:
+            value = dual_value(self.problem, self.kappa, evaluation.entropy, evaluation.weight, evaluation.bias)
+            if self.precise:
+                self.bound = max(self.bound, value)
+            self.rough = max(self.rough, value)
+        self._judge()
+        if self.iteration:
+            self.record()
+
+    def _judge(self) -> None:
+        """The gap from the best bound; from a float32 one only to decide whether float64 is worth its price."""
+        if self.kappa == 0:
+            self.gap = np.nan
+            # The Newton decrement is what is left where the model holds.
+            if self.gain <= 0.5 * self.tol * self.loss or self.gain <= 1e-15 * self.loss:
+                self.gap = 0.0 if self.precise else self.gap
+                self.precise = True
+            self.separable = self.loss <= SEPARABLE * self.problem.mass
+            return
+        bound = self.bound if self.precise else self.rough
+        gap = max(0.0, (self.objective - bound) / bound) if bound > 0 else np.inf
+        if self.precise:
+            self.since_best = (
+                0 if self.objective < self.best * (1 - 1e-15) or gap < 0.7 * self.gap else self.since_best + 1
+            )
+        self.best = min(self.best, self.objective)
+        self.gap = gap
+        if not self.precise and gap <= self.tol:
+            self.precise = True  # the next evaluation proves it
+
+    def record(self) -> None:
+        """Tell what was reached."""
+        gap = np.nan if self.kappa == 0 else self.gap
+        progress = Progress(
+            self.iteration,
+            self.objective * self.scale,
+            gap,
+            self.problem.passes - self.passes_before,
+            time.perf_counter() - self.started,
+            self.step,
+        )
+        if self.history and self.history[-1].iteration == self.iteration:  # the same point, more precisely
+            self.history[-1] = progress
+            return
+        self.history.append(progress)
+        if self.callback is not None:
+            self.callback(progress)
+
+    def done(self) -> bool:
+        """Whether to stop before another iteration."""
+        if self.separable or self.stalled:
+            return True
+        if self.evaluated_precisely:
+            enough = ROUNDING if self.thorough and self.since_best < 2 else self.tol
+            if self.gap <= min(enough, self.tol):
+                return True
+            if self.since_best >= self.stall:
+                self.stalled = True
+                return True
+        return self.iteration >= self.max_iter
+
+    def move(self, step: float, weight: Float, bias: Float, gain: float) -> None:
+        """Take a step."""
+        self.weight = self.weight + step * (weight - weight.mean(axis=0))
+        self.bias = self.bias + step * (bias - bias.mean())
+        self.step, self.gain = step, gain
+        self.iteration += 1
+
+    def foresee(self, bound: float) -> None:
+        """The bound at the end of a Newton step: if it will do, the next evaluation is made in float64."""
+        if bound > 0 and self.gap < 0.5:
+            self.rough = max(self.rough, bound)
+            if (self.objective - self.rough) - min(self.gain, self.objective) <= self.tol * self.rough:
+                self.precise = True
+
+    def finish(self) -> None:
+        """Evaluate the last point in float64, for the result."""
+        found = self.problem.gradient(self.weight, self.bias, precise=True)
+        self.precise = self.evaluated_precisely = True
+        self.square = float(np.vdot(self.weight, self.weight))
+        self.loss, self.objective = found.loss, found.loss + 0.5 * self.kappa * self.square
+        if self.kappa > 0:
+            self.bound = dual_value(self.problem, self.kappa, found.entropy, found.weight, found.bias)
+            self._judge()

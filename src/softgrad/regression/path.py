@@ -1,0 +1,433 @@
+"""Many values of C as one unit of work: one preconditioner, and each fit starts where the last ones point."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from softgrad._threads import single_threaded_blas
+from softgrad.regression._inputs import Inputs, checked
+from softgrad.regression._state import Progress
+from softgrad.regression.fit import FitResult, check_options, solve
+from softgrad.regression.sources import RowBlocks
+
+Float = NDArray[np.float64]
+
+STALE_PRODUCTS = 14  # Hessian products an iteration beyond which a new preconditioner is worth its price
+
+__all__ = ["CrossValidation", "PathResult", "cross_validate_path", "softmax_path"]
+
+
+@dataclass(frozen=True)
+class PathResult:
+    """Fits along a path of C, in the order of ``Cs``, which is ascending.
+
+    Attributes
+    ----------
+    Cs : array (M,)
+        Values of C.
+    coefs, intercepts : arrays (M, K, P) and (M, K)
+        One row alone for two classes.
+    objectives, gaps : arrays (M,)
+        As in :class:`FitResult`.
+    n_iters : array (M,) of int
+        Iterations.
+    n_passes : float
+        Products with the rows, of all fits together.
+    converged : array (M,) of bool
+        Whether each fit was done.
+    messages : list of str
+        Why each stopped.
+    """
+
+    Cs: Float
+    coefs: Float
+    intercepts: Float
+    objectives: Float
+    gaps: Float
+    n_iters: NDArray[np.int64]
+    n_passes: float
+    converged: NDArray[np.bool_]
+    messages: list[str]
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """What :func:`cross_validate_path` returns.
+
+    Attributes
+    ----------
+    path : PathResult
+        The fits of all rows.
+    scores : array (n_folds, M)
+        Scores of the held-out rows; NaN after an early end.
+    fold_coefs, fold_intercepts : arrays (n_folds, M, K, P) and (n_folds, M, K)
+        The folds' fits. A class that a fold does not have has coefficients 0 and intercept −inf there.
+    n_passes : float
+        Products with the rows, of all fits together.
+    """
+
+    path: PathResult
+    scores: Float
+    fold_coefs: Float
+    fold_intercepts: Float
+    n_passes: float
+
+
+class _Options(NamedTuple):
+    solver: str
+    tol: float
+    max_iter: int
+    callback: Callable[[Progress], Any] | None
+
+
+def softmax_path(
+    x: Any,
+    targets: ArrayLike,
+    Cs: Sequence[float] | Float,
+    *,
+    n_classes: int | None = None,
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    offset: ArrayLike | None = None,
+    fit_intercept: bool = True,
+    solver: str = "auto",
+    tol: float = 1e-6,
+    max_iter: int = 1000,
+    max_memory: int | None = None,
+    n_threads: int | None = None,
+    start: tuple[ArrayLike, ArrayLike] | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+) -> PathResult:
+    """Fit every C, from the smallest on, each from the fits before it; one preconditioner serves them all.
+
+    Parameters
+    ----------
+    x, targets
+        As in :func:`fit`; labels are integers in [0, K).
+    Cs : sequence of float
+        Values of C; they are sorted.
+    n_classes : int, optional
+        K; one more than the largest label, or the width of soft labels, if not given.
+    sample_weight, class_weight, label_smoothing, offset, fit_intercept, solver, tol, max_iter, max_memory, n_threads
+        As in :func:`fit`.
+    start : (coef, intercept), optional
+        Where the first fit starts.
+    callback : callable (Progress), optional
+        As in :func:`fit`, for every C.
+
+    Returns
+    -------
+    PathResult
+
+    Raises
+    ------
+    ValueError
+        As :func:`fit`.
+    FitInterrupted
+        On Ctrl-C, with the fit that was running.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from softgrad.regression import softmax_path
+    >>> x = np.array([[0.0], [1.0], [2.0], [3.0]])
+    >>> path = softmax_path(x, [0, 0, 1, 1], [0.1, 1.0])
+    >>> path.coefs.shape, bool(path.converged.all())
+    ((2, 1, 1), True)
+
+    References
+    ----------
+    Friedman, Hastie and Tibshirani, "Regularization paths for generalized linear models", 2010 (warm starts).
+    """
+    values = _grid(Cs)
+    y = np.asarray(targets)
+    if n_classes is None:
+        n_classes = int(y.shape[1] if y.ndim == 2 else y.max(initial=0) + 1)
+    for c in values:
+        check_options(float(c), solver, tol, max_iter)
+    inputs = checked(
+        x,
+        y,
+        n_classes,
+        sample_weight=sample_weight,
+        class_weight=class_weight,
+        label_smoothing=label_smoothing,
+        offset=offset,
+        fit_intercept=fit_intercept,
+        max_memory=max_memory,
+        n_threads=n_threads,
+        reduce_rows=solver == "auto",
+    )
+    with single_threaded_blas():
+        results = list(_along(inputs, values, _Options(solver, tol, max_iter, callback), inputs.inner(start)))
+    return _collect(values, results)
+
+
+def _grid(Cs: Sequence[float] | Float) -> Float:
+    values = np.sort(np.asarray(Cs, dtype=np.float64).ravel())
+    if not values.size:
+        raise ValueError("Cs is empty: give at least one value of C")
+    return values
+
+
+def _along(
+    inputs: Inputs,
+    values: Float,
+    options: _Options,
+    start: tuple[Float, Float] | None,
+    guides: list[tuple[Float, Float]] | None = None,
+    preconditioner: Any = None,
+) -> Any:
+    """Fit one C after the other; ``guides`` are solutions of a problem alike, whose changes are followed."""
+    before: list[tuple[Float, Float]] = []
+    inputs.preconditioner = preconditioner
+    for i, c in enumerate(values):
+        if guides is not None:
+            start = guides[i]
+            if before:
+                start = (
+                    before[-1][0] + guides[i][0] - guides[i - 1][0],
+                    before[-1][1] + guides[i][1] - guides[i - 1][1],
+                )
+        elif len(before) > 1 and np.isfinite(c):
+            ratio = np.log(c / values[i - 1]) / max(np.log(values[i - 1] / values[i - 2]), 1e-3)
+            ratio = min(float(ratio), 1.5)
+            start = (
+                before[-1][0] + ratio * (before[-1][0] - before[-2][0]),
+                before[-1][1] + ratio * (before[-1][1] - before[-2][1]),
+            )
+        elif before:
+            start = before[-1]
+        result = solve(
+            inputs,
+            float(c),
+            solver=options.solver,
+            tol=options.tol,
+            max_iter=options.max_iter,
+            start=start,
+            callback=options.callback,
+            preconditioner=inputs.preconditioner,
+        )
+        before.append((inputs.last_weight, inputs.last_bias))
+        if result.n_iter and result.n_passes > STALE_PRODUCTS * result.n_iter:
+            inputs.preconditioner = None
+        yield result
+
+
+def _collect(values: Float, results: list[FitResult]) -> PathResult:
+    return PathResult(
+        Cs=values,
+        coefs=np.stack([r.coef for r in results]),
+        intercepts=np.stack([r.intercept for r in results]),
+        objectives=np.array([r.objective for r in results]),
+        gaps=np.array([r.gap for r in results]),
+        n_iters=np.array([r.n_iter for r in results], dtype=np.int64),
+        n_passes=float(sum(r.n_passes for r in results)),
+        converged=np.array([r.converged for r in results]),
+        messages=[r.message for r in results],
+    )
+
+
+def cross_validate_path(
+    x: Any,
+    targets: ArrayLike,
+    Cs: Sequence[float] | Float,
+    folds: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]],
+    *,
+    n_classes: int,
+    score: Callable[[NDArray[Any], NDArray[np.intp]], float],
+    sample_weight: ArrayLike | None = None,
+    class_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    offset: ArrayLike | None = None,
+    fit_intercept: bool = True,
+    solver: str = "auto",
+    tol: float = 1e-6,
+    max_iter: int = 1000,
+    max_memory: int | None = None,
+    n_threads: int | None = None,
+    callback: Callable[[Progress], Any] | None = None,
+    early_stop: int | None = None,
+) -> CrossValidation:
+    """The path of all rows, and of every fold, which follows it.
+
+    The total comes first: at each C a fold starts at its own last fit, moved as the total moved, and uses the total's
+    preconditioner.
+
+    Parameters
+    ----------
+    x, targets, Cs, n_classes
+        As in :func:`softmax_path`.
+    folds : sequence of (train, test)
+        Indices of rows.
+    score : callable (logits, rows) -> float
+        Scores the logits (m, K) of held-out rows, whose indices are ``rows``; greater is better. A class that the fold
+        does not have has logit −inf.
+    sample_weight, class_weight, label_smoothing, offset, fit_intercept, solver, tol, max_iter, max_memory, n_threads
+        As in :func:`fit`.
+    callback : callable (Progress), optional
+        As in :func:`fit`, for every fit.
+    early_stop : int, optional
+        End after so many values of C, from the smallest on, without a better mean score.
+
+    Returns
+    -------
+    CrossValidation
+
+    Raises
+    ------
+    ValueError
+        As :func:`fit`.
+    """
+    values, y = _grid(Cs), np.asarray(targets)
+    _check_folds(folds, len(y))
+    total = softmax_path(
+        x, y, values, n_classes=n_classes, sample_weight=sample_weight, class_weight=class_weight,
+        label_smoothing=label_smoothing, offset=offset, fit_intercept=fit_intercept, solver=solver, tol=tol,
+        max_iter=max_iter, max_memory=max_memory, n_threads=n_threads, callback=callback,
+    )  # fmt: skip
+    free, features = total.coefs.shape[1:]
+    shape = (len(folds), len(values))
+    scores, passes = np.full(shape, np.nan), total.n_passes
+    coefs, intercepts = np.zeros((*shape, free, features)), np.zeros((*shape, free))
+    a = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
+    w = None if class_weight is None else np.asarray(class_weight, dtype=np.float64)
+    shift = None if offset is None else np.asarray(offset, dtype=np.float64)
+    if shift is not None and shift.ndim == 1:
+        shift = np.stack([-shift / 2, shift / 2], axis=1)
+    options = _Options(solver, tol, max_iter, callback)
+    runs = []
+    for train, test in folds:
+        rows = _Fold(x, y, a, w, shift, n_classes, np.asarray(train), np.asarray(test))
+        runs.append((rows, rows.fits(values, total, options, label_smoothing, fit_intercept, max_memory, n_threads)))
+    best, since = -np.inf, 0
+    with single_threaded_blas():
+        for i in range(len(values)):
+            for f, (fold, fits) in enumerate(runs):
+                coef, intercept, spent = next(fits)
+                passes += spent
+                coefs[f, i], intercepts[f, i] = coef, intercept
+                scores[f, i] = score(fold.logits(coef, intercept), fold.test)
+            mean = float(scores[:, i].mean())
+            best, since = (mean, 0) if mean > best else (best, since + 1)
+            if early_stop is not None and since >= early_stop:
+                break
+    return CrossValidation(total, scores, coefs, intercepts, passes)
+
+
+def _check_folds(folds: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]], n: int) -> None:
+    if not len(folds):
+        raise ValueError("folds is empty: give at least one pair of train and test indices")
+    for f, pair in enumerate(folds):
+        for name, index in zip(("train", "test"), pair, strict=True):
+            rows = np.asarray(index)
+            if rows.ndim != 1 or rows.size == 0 or rows.dtype.kind not in "iu":
+                raise ValueError(f"the {name} indices of fold {f} must be row numbers, at least one")
+            bad = np.flatnonzero((rows < 0) | (rows >= n))
+            if bad.size:
+                raise ValueError(f"the {name} indices of fold {f} name row {rows[bad[0]]}; there are {n} rows")
+
+
+class _Fold:
+    """The rows of one fold, with the classes that it has."""
+
+    def __init__(
+        self,
+        x: Any,
+        y: NDArray[Any],
+        a: Float | None,
+        w: Float | None,
+        shift: Float | None,
+        n_classes: int,
+        train: NDArray[np.intp],
+        test: NDArray[np.intp],
+    ) -> None:
+        self.x, self.test, self.n_classes, self.shift = x, test, n_classes, shift
+        weight = np.ones(len(y)) if a is None else a
+        self.stream = isinstance(x, RowBlocks)
+        self.train = train
+        held = np.zeros(len(y), dtype=bool)
+        held[train] = True
+        inside = np.where(held, weight, 0.0)
+        mass = np.bincount(y, inside, n_classes) if y.ndim == 1 else inside @ y
+        self.present = np.flatnonzero(mass > 0)
+        if self.stream:  # the rows cannot be taken out: they stay, without weight
+            kept: Any = slice(None)
+            self.rows, self.weight = x, inside
+        else:
+            kept = train
+            self.rows, self.weight = x[train], weight[train]
+        number = np.full(n_classes, 0)
+        number[self.present] = np.arange(len(self.present))
+        self.targets = number[y[kept]] if y.ndim == 1 else np.ascontiguousarray(y[kept][:, self.present])
+        self.class_weight = None if w is None else w[self.present]
+        self.offset = None if shift is None else shift[kept][:, self.present]
+
+    def fits(
+        self,
+        values: Float,
+        total: PathResult,
+        options: _Options,
+        smoothing: float,
+        fit_intercept: bool,
+        max_memory: int | None,
+        n_threads: int | None,
+    ) -> Any:
+        """Coefficients of all classes at one C after the other, and the passes they took."""
+        k, present = self.n_classes, self.present
+        if len(present) < 2:
+            for _ in values:
+                yield self._constant(total.coefs.shape[1:])
+            return
+        inputs = checked(
+            self.rows, self.targets, len(present), sample_weight=self.weight, class_weight=self.class_weight,
+            label_smoothing=smoothing, offset=self.offset, fit_intercept=fit_intercept, max_memory=max_memory,
+            n_threads=n_threads, reduce_rows=options.solver == "auto",
+        )  # fmt: skip
+        inputs.binomial = k == 2
+        whole = len(present) == k
+        guides = None
+        if whole:
+            made = [inputs.inner((c, b)) for c, b in zip(total.coefs, total.intercepts, strict=True)]
+            guides = [guide for guide in made if guide is not None]
+        for result in _along(inputs, values, options, None, guides):
+            if whole:
+                yield result.coef, result.intercept, result.n_passes
+                continue
+            coef, intercept = np.zeros((k, result.coef.shape[1])), np.full(k, -np.inf)
+            coef[present], intercept[present] = result.coef, result.intercept
+            yield coef, intercept, result.n_passes
+
+    def _constant(self, shape: tuple[int, ...]) -> tuple[Float, Float, float]:
+        """One class alone: it is certain."""
+        if self.n_classes == 2:
+            return np.zeros(shape), np.array([np.inf if self.present[0] == 1 else -np.inf]), 0.0
+        intercept = np.full(self.n_classes, -np.inf)
+        intercept[self.present] = 0.0
+        return np.zeros(shape), intercept, 0.0
+
+    def logits(self, coef: Float, intercept: Float) -> NDArray[Any]:
+        """Of the held-out rows, for every class."""
+        if self.stream:
+            parts, first = [], 0
+            for block in self.x:
+                inside = self.test[(self.test >= first) & (self.test < first + block.shape[0])] - first
+                parts.append(block[inside] @ coef.T)
+                first += block.shape[0]
+            order = np.argsort(np.argsort(self.test, kind="stable"), kind="stable")
+            z = np.concatenate(parts)[order]
+        else:
+            z = self.x[self.test] @ coef.T
+        z = z + intercept
+        if self.n_classes == 2:
+            z = z[:, 0]
+            sure = np.isinf(z)
+            low, high = np.where(sure & (z > 0), -np.inf, 0.0), np.where(sure, np.where(z > 0, 0.0, -np.inf), z)
+            z = np.stack([low, high], axis=1)
+        return z if self.shift is None else z + self.shift[self.test]
