@@ -233,6 +233,41 @@ void curvature(nb::handle prob_, nb::handle weight_, nb::handle vector_) {
                      prob.rows, prob.cols);
 }
 
+// Whether CSR parts describe rows that lie within their arrays and within a dense matrix.
+template <class I> bool sound(const I* indices, int64_t stored, const I* indptr, int64_t rows, int64_t dense_rows) {
+  if (indptr[0] < 0 || indptr[rows] > stored) return false;
+  bool good = true;
+  for (int64_t i = 0; i < rows; ++i) good &= indptr[i] <= indptr[i + 1];
+  for (int64_t j = 0; j < stored; ++j) good &= indices[j] >= 0 && indices[j] < dense_rows;
+  return good;
+}
+
+// CSR rows times a dense matrix.
+void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, int item, int index_item, nb::handle dense_,
+                    nb::handle out_) {
+  if ((item != 4 && item != 8) || (index_item != 4 && index_item != 8)) throw std::invalid_argument("wrong item size");
+  Array data, indices, indptr, dense, out;
+  const void* x = data.take(data_, item, false, -1, 0, "data");
+  const void* at = indices.take(indices_, index_item, false, data.rows, 0, "indices");
+  const void* ends = indptr.take(indptr_, index_item, false, -1, 0, "indptr");
+  const void* b = dense.take(dense_, item, false, -1, -1, "dense");
+  void* to = out.take(out_, item, true, indptr.rows - 1, dense.cols > 0 ? dense.cols : -1, "out");
+  const auto tight = [](const Array& a) { return a.rows <= 1 || a.stride == 1; };
+  if (indptr.rows < 1 || !tight(data) || !tight(indices) || !tight(indptr)) throw std::invalid_argument("not contiguous");
+  const Kernels* kernels = selected.load();
+  bool good;
+  {
+    nb::gil_scoped_release release;
+    good = index_item == 8
+               ? sound(static_cast<const int64_t*>(at), data.rows, static_cast<const int64_t*>(ends), out.rows, dense.rows)
+               : sound(static_cast<const int32_t*>(at), data.rows, static_cast<const int32_t*>(ends), out.rows, dense.rows);
+    if (good)
+      kernels->sparse(item == 8 ? Type::f64 : Type::f32, x, at, ends, index_item == 8, out.rows, b, dense.stride,
+                      dense.cols, to, out.stride);
+  }
+  if (!good) throw std::invalid_argument("indices outside the matrix");
+}
+
 std::vector<std::string> variants() {
   std::vector<std::string> names;
   for (const Kernels* const* k = available(); *k; ++k) names.emplace_back((*k)->name);
@@ -260,6 +295,8 @@ NB_MODULE(_native, m) {
         "Softmax or log-softmax along the last axis of contiguous arrays.");
   m.def("curvature", &curvature, nb::arg("prob"), nb::arg("weight").none(), nb::arg("vector"),
         "In place, vector = weight (S vector - S (S . vector)), from stored probabilities.");
+  m.def("sparse_product", &sparse_product, nb::arg("data"), nb::arg("indices"), nb::arg("indptr"), nb::arg("item"),
+        nb::arg("index_item"), nb::arg("dense"), nb::arg("out"), "CSR rows times a dense matrix.");
   nb::class_<Results>(m, "Results", "Buffers that a head writes into; None for what is not wanted.")
       .def(nb::init<int64_t, int64_t, int, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
                     bool>(),

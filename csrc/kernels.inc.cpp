@@ -769,6 +769,49 @@ void curvature_range(const A* prob, int64_t prob_stride, const double* weight, A
   }
 }
 
+// Rows of a CSR matrix times a dense one: each stored number adds a row of the dense matrix to registers.  The rows to
+// come are known, and are fetched ahead: they lie anywhere in a matrix that no cache holds.
+template <int N, class A, class I>
+void sparse_panel(const A* data, const I* indices, int64_t count, const A* dense, int64_t stride, int64_t width, A* to) {
+  constexpr int64_t L = lanes<A>, ahead = 12;
+  const int64_t rest = width - (N - 1) * L;
+  V<A> sum[N] = {};
+  for (int64_t j = 0; j < count; ++j) {
+    if (j + ahead < count) {
+      const A* next = dense + indices[j + ahead] * stride;
+      for (int q = 0; q < N; ++q) __builtin_prefetch(next + q * L);
+    }
+    const A* row = dense + indices[j] * stride;
+    const V<A> x = splat<A>(data[j]);
+    for (int q = 0; q + 1 < N; ++q) sum[q] = fma_of(x, load(row + q * L), sum[q]);
+    sum[N - 1] = fma_of(x, rest == L ? load(row + (N - 1) * L) : load_part<A>(row + (N - 1) * L, rest, A(0)), sum[N - 1]);
+  }
+  for (int q = 0; q + 1 < N; ++q) store(to + q * L, sum[q]);
+  if (rest == L) store(to + (N - 1) * L, sum[N - 1]);
+  else store_part<A>(to + (N - 1) * L, sum[N - 1], rest);
+}
+
+template <class A, class I>
+void sparse_range(const A* data, const I* indices, const I* indptr, int64_t rows, const A* dense, int64_t stride,
+                  int64_t cols, A* out, int64_t out_stride) {
+  constexpr int64_t L = lanes<A>;
+  for (int64_t i = 0; i < rows; ++i) {
+    const A* x = data + indptr[i];
+    const I* at = indices + indptr[i];
+    const int64_t count = indptr[i + 1] - indptr[i];
+    for (int64_t col = 0; col < cols; col += 4 * L) {
+      const int64_t width = min_of(4 * L, cols - col);
+      A* to = out + i * out_stride + col;
+      switch ((width + L - 1) / L) {
+        case 1: sparse_panel<1>(x, at, count, dense + col, stride, width, to); break;
+        case 2: sparse_panel<2>(x, at, count, dense + col, stride, width, to); break;
+        case 3: sparse_panel<3>(x, at, count, dense + col, stride, width, to); break;
+        default: sparse_panel<4>(x, at, count, dense + col, stride, width, to);
+      }
+    }
+  }
+}
+
 // --- storage types -------------------------------------------------------------------------------------------------
 
 template <class F> inline void with_storage(Type type, F f) {
@@ -819,4 +862,15 @@ const Kernels kernels = {
         curvature_range<A>(static_cast<const A*>(prob), prob_stride, weight, static_cast<A*>(vector), vector_stride, rows, cols);
       };
       type == Type::f64 ? run(double{}) : run(float{});
+    },
+    [](Type type, const void* data, const void* indices, const void* indptr, bool wide, int64_t rows, const void* dense,
+       int64_t stride, int64_t cols, void* out, int64_t out_stride) {
+      const auto run = [&](auto a, auto i) {
+        using A = decltype(a);
+        using I = decltype(i);
+        sparse_range<A, I>(static_cast<const A*>(data), static_cast<const I*>(indices), static_cast<const I*>(indptr),
+                           rows, static_cast<const A*>(dense), stride, cols, static_cast<A*>(out), out_stride);
+      };
+      if (type == Type::f64) wide ? run(double{}, int64_t{}) : run(double{}, int32_t{});
+      else wide ? run(float{}, int64_t{}) : run(float{}, int32_t{});
     }};

@@ -87,6 +87,16 @@ def curvature(prob: Array, weight: NDArray[np.float64] | None, vector: Array) ->
     vector[...] = h if weight is None else weight[:, None] * h
 
 
+def sparse_product(
+    data: Array, indices: Array, indptr: Array, item: int, index_item: int, dense: Array, out: Array
+) -> None:
+    """CSR rows times a dense matrix."""
+    from scipy import sparse  # whoever has sparse rows has it
+
+    shape = (len(indptr) - 1, len(dense))
+    out[...] = sparse.csr_array((data, indices, indptr), shape=shape) @ dense
+
+
 class Head:
     """A batch of logits with its targets and options, whose row ranges can be computed."""
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse as _sparse
 
+from softgrad import _backend
 from softgrad._threads import run_blocks
 from softgrad.regression.sources import RowBlocks
 
@@ -22,11 +23,20 @@ Array = NDArray[Any]
 TILE_BYTES = 1 << 19  # of X in float32: with its scores it stays in the L2 cache between the two products
 MOST_GROUPS = 16
 GROUP_BYTES = 64 << 20  # of all partial sums together
-SPARSE_GROUPS = 8
+SPARSE_GROUPS = 16
+TURNED_BLOCKS = 16
 
 
 def is_sparse(x: Any) -> bool:  # the stub of issparse narrows to a class without its methods
     return bool(_sparse.issparse(x))
+
+
+def sparse_times(x: Any, dense: Array, out: Array) -> Array:
+    """CSR rows times a dense matrix of the same type."""
+    _backend.kernels().sparse_product(
+        x.data, x.indices, x.indptr, x.data.itemsize, x.indices.itemsize, np.ascontiguousarray(dense), out
+    )
+    return out
 
 
 __all__ = ["Design", "Slot"]
@@ -36,6 +46,7 @@ class Slot:
     """What one group of tiles adds up, and the scratch of whoever computes it."""
 
     def __init__(self, design: Design, n_classes: int) -> None:
+        self.design = design
         self.shape = (design.n_features, n_classes) if design.sparse else (n_classes, design.n_features)
         self.gradient: Array | None = None
         self.bias: Array | None = None
@@ -54,8 +65,13 @@ class Slot:
             held = self._scratch[key] = np.empty(rows * cols, dtype)
         return held[: rows * cols].reshape(rows, cols)
 
-    def add(self, x: Any, g: Array, total: Any) -> None:
-        """Add ``Gᵀ x`` and the column sums of G of one tile."""
+    def add(self, x: Any, g: Array, total: Any, at: int | None = None) -> None:
+        """Add ``Gᵀ x`` and the column sums of G of one tile; ``at``: its first row, where G may wait for the others."""
+        if at is not None and self.design.turns:
+            self.design.hold(g, at)
+            sums = np.ones(len(g), g.dtype) @ g
+            self.bias = sums.astype(total) if self.bias is None else self.bias + sums
+            return
         if is_sparse(x):
             part = x.T @ g
         else:
@@ -93,6 +109,11 @@ class Design:
         self.tile_rows = max(16, min(4096, TILE_BYTES // (4 * width)))
         self.most_groups = max(1, min(MOST_GROUPS, GROUP_BYTES // (8 * max(1, self.n_features * n_classes))))
         self._tiles: dict[Any, list[Any]] = {}
+        # Sparse rows in memory are also kept turned: a product by features has nothing to add up, and gathers from the
+        # smaller of the two dense arrays.
+        self.turns = self.sparse and not self.stream and 8 * self.n_rows * n_classes <= GROUP_BYTES
+        self._turned: dict[Any, list[Any]] = {}
+        self.waiting: Array | None = None
         self._single: Array | None = None
         if self.sparse and not self.stream:
             groups = min(SPARSE_GROUPS, self.most_groups)
@@ -163,6 +184,33 @@ class Design:
         tiles.append((lo, tile))
         return tile
 
+    def hold(self, g: Array, at: int) -> None:
+        """Keep a tile of G for `back`."""
+        if self.waiting is None or self.waiting.dtype != g.dtype:
+            self.waiting = np.empty((self.n_rows, self.n_classes), g.dtype)
+        self.waiting[at : at + len(g)] = g
+
+    def back(self, n_threads: int, *, square: bool = False) -> Array:
+        """``Gᵀ X`` of the tiles that wait, or ``Gᵀ (X∘X)``, a block of features at a time."""
+        g = self.waiting
+        assert g is not None
+        blocks = self._turned.get(g.dtype)
+        if blocks is None:
+            turned = self.x.T.tocsr().astype(g.dtype)
+            shares = np.linspace(0, turned.nnz, TURNED_BLOCKS + 1)
+            cuts = np.unique(np.concatenate([[0], np.searchsorted(turned.indptr, shares[1:-1]), [self.n_features]]))
+            edges = zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
+            blocks = self._turned[g.dtype] = [(lo, hi, _rows(turned, lo, hi)) for lo, hi in edges]
+        out = np.empty((self.n_classes, self.n_features), g.dtype)
+
+        def work(i: int) -> None:
+            lo, hi, block = blocks[i]
+            part = np.empty((hi - lo, self.n_classes), g.dtype)
+            out[:, lo:hi] = sparse_times(block.power(2) if square else block, g, part).T
+
+        run_blocks(work, len(blocks), n_threads)
+        return out
+
     def rows(self, index: Array, dtype: Any) -> Array:
         """Some rows, dense, in memory: a sample."""
         if not self.stream:
@@ -186,14 +234,19 @@ def _is_mapped(x: Any) -> bool:
     return False
 
 
-def reduce_slots(slots: list[Slot], design: Design) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def reduce_slots(
+    slots: list[Slot], design: Design, n_threads: int = 1
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Add up the groups in their order: (K, P) and (K,) in float64."""
     total = np.zeros(slots[0].shape)
     bias = np.zeros(slots[0].n_classes)
     for slot in slots:
-        if slot.gradient is not None and slot.bias is not None:
+        if slot.gradient is not None:
             total += slot.gradient
+        if slot.bias is not None:
             bias += slot.bias
+    if design.turns and all(slot.gradient is None for slot in slots):
+        return design.back(n_threads), bias
     return (np.ascontiguousarray(total.T) if design.sparse else total), bias
 
 

@@ -51,6 +51,7 @@ def conjugate_gradients(
     rounding = 1e-7 if single is np.float32 else 1e-13
     center = precondition.center.astype(single)
     free = problem.fit_intercept
+    moved = free and bool(center.any())
     gw, gb = gradient
     r = -(gw - np.outer(gb, precondition.center) if free else gw).astype(single)
     rb = -gb if free else np.zeros_like(gb)
@@ -63,11 +64,11 @@ def conjugate_gradients(
     while products < MOST_PRODUCTS and rz > 0:
         hq, hb = problem.product(q, (qb - q @ center) if free else qb)
         products += 1
-        if free:
+        if moved:
             hq -= np.outer(hb, center)
-        else:
+        if not free:
             hb = np.zeros_like(hb)
-        curved = hq.astype(single)
+        curved = hq.astype(single, copy=False)
         curved += single(kappa + damping) * q
         hb = hb + damping * qb
         bend = float(np.vdot(q, curved)) + float(qb @ hb)

@@ -71,9 +71,7 @@ class Kronecker:
         """Whether the curvature has changed so much since that the shape of A ⊗ G no longer tells."""
         if problem.prob is None:
             return True
-        prob = problem.prob[self.index]
-        h = 1.0 if problem.curvature is None else problem.curvature[self.index]
-        now = float(np.sum(h * np.maximum(1 - np.einsum("ij,ij->i", prob, prob), 1e-12)))
+        now = problem.spread(self.index)
         return not 0.75 <= now / self.spread <= 1.33
 
     @staticmethod
@@ -133,8 +131,10 @@ class Diagonal:
 
     def __init__(self, problem: Problem) -> None:
         self.center = np.zeros(problem.design.n_features)
-        self.diagonal, self.bias = problem.hessian_diagonal()
-        self.price, self.at = 0.5, problem.passes
+        diagonal, self.bias = problem.hessian_diagonal()
+        self.diagonal = diagonal.astype(np.float64, copy=False)
+        self.price = 0.5
+        self.spread = np.inf if problem.prob is None else problem.spread()
 
     @property
     def typical(self) -> float:
@@ -143,7 +143,7 @@ class Diagonal:
 
     def is_stale(self, problem: Problem) -> bool:
         """Whether the curvature has changed since."""
-        return problem.prob is None or abs(problem.passes - self.at) > 0
+        return problem.prob is None or not 0.75 <= problem.spread() / self.spread <= 1.33
 
     def set_penalty(self, kappa: float, damping: float = 0.0) -> None:
         """Take another κ; a hundredth of the identity keeps rare features from dominating (Hsia et al. 2018)."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from softgrad import _backend
 from softgrad._threads import run_blocks
-from softgrad.regression._design import Design, Slot, reduce_slots
+from softgrad.regression._design import Design, Slot, reduce_slots, sparse_times
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -103,10 +103,11 @@ class Problem:
     def _product(self, slot: Slot, name: str, x: Any, parameters: tuple[Array, Array], shift: bool = True) -> Array:
         """``x Wᵀ + b`` of a tile."""
         weight, bias = parameters
+        z = slot.scratch(name, x.shape[0], weight.shape[1], weight.dtype)
         if self.design.sparse:
-            z: Array = x @ weight
+            sparse_times(x, weight, z)
         else:
-            z = np.matmul(x, weight, out=slot.scratch(name, x.shape[0], weight.shape[1], weight.dtype))
+            np.matmul(x, weight, out=z)
         if shift and bias.any():
             z += bias
         return z
@@ -178,11 +179,11 @@ class Problem:
             self._loss(z, lo, hi, grad=True)
             if self.prob is not None and precise and self.scores is not None:
                 self._softmax(self.scores[lo:hi], self.prob[lo:hi])
-            slot.add(x, z, np.float64)
+            slot.add(x, z, np.float64, lo)
 
         slots = self._walk(work, dtype)
         self.passes += 0.5 if known else 1.0
-        g, gb = reduce_slots(slots, self.design)
+        g, gb = reduce_slots(slots, self.design, self.n_threads)
         loss = float(self.losses.sum())
         # Σ a t H(S) + Σ R·offset = Σ a ℓ − Σ_i R_i·(z_i − offset_i) with R = a (t S − y): no logarithm, no more passes.
         along = float(np.vdot(g, weight)) + float(gb @ bias)
@@ -196,11 +197,11 @@ class Problem:
         def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
             v = self._product(slot, "along", x, d)
             curvature(self._prob_of(slot, x, lo, hi), None if self.curvature is None else self.curvature[lo:hi], v)
-            slot.add(x, v, self.dtype)
+            slot.add(x, v, self.dtype, lo)
 
         slots = self._walk(work, self.dtype)
         self.passes += 1.0 if self.scores is not None or self.prob is not None else 1.5
-        return reduce_slots(slots, self.design)
+        return reduce_slots(slots, self.design, self.n_threads)
 
     def direction(self, weight: Array, bias: Array) -> tuple[float, float, float, float]:
         """Take a direction's scores δ; returns Σ a t Σ_k S u², u³ and u⁴ and the least u, for u = δ − S·δ."""
@@ -320,16 +321,30 @@ class Problem:
             v = s * (1 - s)
             if self.curvature is not None:
                 v *= self.curvature[lo:hi, None]
+            if self.design.turns:
+                slot.add(x, v, np.float64, lo)
+                return
             if self.design.sparse:
-                square = x.copy()
-                square.data **= 2
+                square = x.power(2)
             else:
                 square = x * x
             slot.add(square, v, np.float64)
 
         slots = self._walk(work, self.dtype)
         self.passes += 0.5
+        if self.design.turns:
+            total = np.sum([slot.bias for slot in slots if slot.bias is not None], axis=0)
+            return self.design.back(self.n_threads, square=True), np.asarray(total)
         return reduce_slots(slots, self.design)
+
+    def spread(self, index: Array | None = None) -> float:
+        """Σ_i a_i t_i (1 − ‖S_i‖²) of some rows at the stored point: how much curvature there is."""
+        assert self.prob is not None
+        prob = self.prob if index is None else self.prob[index]
+        left = np.maximum(1 - np.einsum("ij,ij->i", prob, prob).astype(np.float64), 1e-12)
+        if self.curvature is None:
+            return float(left.sum())
+        return float(left @ (self.curvature if index is None else self.curvature[index]))
 
     def hessian(self) -> Float:
         """The Hessian of the loss at the stored point, dense: parameters (W_k, b_k) class by class, in float64."""
