@@ -203,8 +203,10 @@ def test_warm_start_goes_on_from_the_last_fit() -> None:
 
 
 @pytest.mark.parametrize("interrupt", [lambda: signal.raise_signal(signal.SIGINT), None])
-def test_interrupted_is_not_lost(interrupt: Any) -> None:
+def test_interrupted_is_not_lost(interrupt: Any, request: pytest.FixtureRequest) -> None:
     x, y = real("breast_cancer")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background process ignores it
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
 
     def callback(progress: Any) -> None:
         if progress.iteration == 2:

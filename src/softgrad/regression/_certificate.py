@@ -52,16 +52,19 @@ def newton_dual_value(
     at: tuple[Float, Float],
     gradient: tuple[Float, Float],
     curved: tuple[Float, Float],
-    moments: tuple[float, float, float, float],
+    direction: tuple[Float, Float],
+    span: float,
 ) -> float:
     """The bound at q = S + τ J δ, where δ are the scores of a Newton direction: S to first order after the step.
 
-    With u = δ − S·δ, q = S (1 + τ u) and (1+v) log(1+v) ≤ v + v²/2 − v³/6 + v⁴/3 for v ≥ −1, so that three sums over
-    the rows (``moments``) bound the entropies for every τ.  ``curved`` is the loss's Hessian times the direction.
+    With u = δ − S·δ, q = S (1 + τ u) and (1+v) log(1+v) ≤ v + v²/2 − v³/6 + v⁴/3 for v ≥ −1.  No |u| exceeds ``span``,
+    the distance between the largest and the least δ, so the sum of S u², which is the direction's own product with the
+    Hessian, bounds the entropies for every τ.  ``curved`` is the loss's Hessian times the direction.
     """
-    second, third, fourth, least = moments
-    tau = 1.0 if least >= -1 else -1 / least
+    second = max(float(np.vdot(curved[0], direction[0])) + float(curved[1] @ direction[1]), 0.0)
+    tau = 1.0 if span <= 1 else 1 / span
     change = float(np.vdot(curved[0], at[0])) + float(curved[1] @ at[1])
-    lost = tau**2 / 2 * second - tau**3 / 6 * third + tau**4 / 3 * fourth
+    reach = tau * span
+    lost = tau**2 * second * (0.5 + reach / 6 + reach**2 / 3)
     weight, bias = gradient[0] + tau * curved[0], gradient[1] + tau * curved[1]
     return dual_value(problem, kappa, entropy - tau * change - lost, weight, bias)

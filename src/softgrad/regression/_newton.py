@@ -37,9 +37,9 @@ def newton(problem: Problem, state: State) -> None:
         d = _solve(h, -g.ravel(), typical).reshape(k, width)
         d -= d.mean(axis=0)
         dw, db = np.ascontiguousarray(d[:, :p]), (d[:, p].copy() if problem.fit_intercept else np.zeros(k))
-        least = problem.direction(dw, db)[3]
+        span = problem.direction(dw, db)
         slope = float(np.vdot(gw, dw)) + float(gb @ db)
-        step = search(problem, state, dw, slope, least)
+        step = search(problem, state, dw, slope, span)
         if step == 0.0:
             failures += 1
             damping = stronger(damping, gw, state)

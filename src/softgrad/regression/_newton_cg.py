@@ -22,7 +22,7 @@ Array = NDArray[Any]
 Float = NDArray[np.float64]
 
 MOST_PRODUCTS = 250
-FARTHEST = 60.0
+FARTHEST = 100.0
 MOST_FAILURES = 8  # directions in a row on which nothing is gained
 MODEL_RATE = 0.3  # CG ends when its newest step gained less than this share of the mean step
 
@@ -124,7 +124,7 @@ def newton_cg(problem: Problem, state: State) -> None:
         if state.patience is not None and direction.products > state.patience:
             state.handed_over = True
             return
-        moments = problem.direction(direction.weight, db)
+        span = problem.direction(direction.weight, db)
         bound = -np.inf
         if kappa > 0:
             r, rb = direction.residual
@@ -134,9 +134,9 @@ def newton_cg(problem: Problem, state: State) -> None:
             if free:
                 curved += np.outer(curved_b, precondition.center)
             at, slopes = (state.weight, state.bias), (evaluation.weight, gb)
-            bound = newton_dual_value(problem, kappa, evaluation.entropy, at, slopes, (curved, curved_b), moments)
+            bound = newton_dual_value(problem, kappa, evaluation.entropy, at, slopes, (curved, curved_b), (d, db), span)
         slope = float(np.vdot(gw, d)) + float(gb @ db)
-        step = search(problem, state, d, slope, moments[3])
+        step = search(problem, state, d, slope, span)
         if step == 0.0 and not state.precise:
             evaluation = state.evaluate(precise=True)
             continue
@@ -165,11 +165,11 @@ def stronger(damping: float, gradient: Float, state: State) -> float:
     return float(max(10 * damping, 0.01 * length))
 
 
-def search(problem: Problem, state: State, d: Float, slope: float, least: float) -> float:
+def search(problem: Problem, state: State, d: Float, slope: float, span: float) -> float:
     """A step near the least value along the direction, from the stored scores; 0 if rounding hides every gain.
 
-    ``least`` is the deepest fall of a score against its row's mean: far beyond `FARTHEST` probabilities are 0 or 1,
-    and their curvature, by which the next direction is found, is lost.
+    ``span`` is the distance between the scores of the direction: far beyond `FARTHEST` probabilities are 0 or 1, and
+    their curvature, by which the next direction is found, is lost.
     """
     kappa, here = state.kappa, state.objective
     noise = (1e-14 if problem.small else 2e-7) * abs(state.loss)
@@ -183,9 +183,9 @@ def search(problem: Problem, state: State, d: Float, slope: float, least: float)
 
     if state.precise and not problem.small:
         here = value(0.0)
-    if not (np.isfinite(least) and np.isfinite(slope)):
+    if not (np.isfinite(span) and np.isfinite(slope)):
         return 0.0
-    step = 1.0 if -least <= FARTHEST else -FARTHEST / least
+    step = 1.0 if span <= FARTHEST else FARTHEST / span
     there = value(step)
     for _ in range(60):
         if there <= here + 1e-4 * step * slope + noise:
