@@ -20,7 +20,7 @@ from softgrad.regression.sources import RowBlocks
 
 Array = NDArray[Any]
 
-TILE_BYTES = 1 << 19  # of X in float32: with its scores it stays in the L2 cache between the two products
+TILE_BYTES = 1 << 20  # of X in float32: with its scores it stays in the L2 cache between the two products
 MOST_GROUPS = 16
 GROUP_BYTES = 64 << 20  # of all partial sums together
 SPARSE_GROUPS = 16

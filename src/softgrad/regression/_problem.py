@@ -26,7 +26,7 @@ Float = NDArray[np.float64]
 
 SMALL = 2_000_000  # multiplications of half a pass
 PLAIN = (False, 1.0, 0.0, 1.0, 0.0)  # no option of the kernels that this loss does not have
-STORED = 64 << 20  # bytes beyond two (N, K) arrays that a fit may keep without being asked
+STORED = 32 << 20  # bytes beyond two (N, K) arrays that a fit may keep without being asked
 
 __all__ = ["Evaluation", "Problem"]
 

@@ -130,7 +130,7 @@ def fit(
     max_iter : int
         Most iterations.
     max_memory : int, optional
-        Bytes for arrays of the shape (N, K); by default two of them and 64 MB. Without memory they are computed again.
+        Bytes for arrays of the shape (N, K); by default two of them and 32 MB. Without memory they are computed again.
     n_threads : int, optional
         Threads; the result's bits do not depend on them.
     start : (coef, intercept), optional
