@@ -91,10 +91,14 @@ def sparse_product(
     data: Array, indices: Array, indptr: Array, item: int, index_item: int, dense: Array, out: Array
 ) -> None:
     """CSR rows times a dense matrix."""
-    from scipy import sparse  # whoever has sparse rows has it
-
-    shape = (len(indptr) - 1, len(dense))
-    out[...] = sparse.csr_array((data, indices, indptr), shape=shape) @ dense
+    out[...] = 0
+    rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+    stored = slice(int(indptr[0]), int(indptr[-1]))
+    data, indices = data[stored], indices[stored]
+    step = max(1, BLOCK_ELEMENTS // max(1, dense.shape[1]))
+    for lo in range(0, len(data), step):
+        part = slice(lo, lo + step)
+        np.add.at(out, rows[part], data[part, None] * dense[indices[part]])
 
 
 class Head:

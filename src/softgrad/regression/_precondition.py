@@ -24,6 +24,7 @@ Array = NDArray[Any]
 Float = NDArray[np.float64]
 
 MANY_CLASSES = 2000
+SAMPLE_ELEMENTS = 1 << 21  # probabilities looked at together
 SAMPLE = 4  # rows of the Gram matrix for each feature
 
 __all__ = ["Diagonal", "Kronecker"]
@@ -38,9 +39,16 @@ class Kronecker:
         count = min(n, max(SAMPLE * p, 1024))
         index = np.sort(np.random.default_rng(seed).choice(n, count, replace=False)) if count < n else np.arange(n)
         x = design.rows(index, np.float32)
-        prob = self._probabilities(problem, index, x).astype(np.float64)
+        self.closed = k > MANY_CLASSES
         h = np.ones(count) if problem.curvature is None else problem.curvature[index]
-        spread = h * np.maximum(1 - np.einsum("ij,ij->i", prob, prob), 1e-12)
+        spread, a = np.empty(count), np.zeros((0, 0) if self.closed else (k, k))
+        step = max(1, SAMPLE_ELEMENTS // k)
+        for lo in range(0, count, step):
+            part = slice(lo, lo + step)
+            prob = problem.probabilities(index[part], x[part]).astype(np.float64)
+            spread[part] = h[part] * np.maximum(1 - np.einsum("ij,ij->i", prob, prob), 1e-12)
+            if not self.closed:
+                a += np.diag(h[part] @ prob) - (prob * h[part, None]).T @ prob
         self.index, self.spread = index, float(spread.sum())
         # What it costs, in passes: an eigenproblem runs at a tenth of the speed of a product.
         self.price = (110 * p**3 + 8 * count * p * p + 100 * min(k, MANY_CLASSES) ** 3) / (4.0 * n * p * k)
@@ -51,14 +59,12 @@ class Kronecker:
         values, vectors = linalg.eigh(gram, check_finite=False)
         self.g, self.q = np.maximum(values, 0.0), vectors.astype(np.float32)
         scale = problem.mass / max(float(h.sum()), 1e-300)
-        self.closed = k > MANY_CLASSES
         if self.closed:
             self.pi = problem.class_mass.copy()
             trace = float(self.pi.sum() - (self.pi**2).sum() / self.pi.sum())
             self.ratio = scale * float(spread.sum()) / max(trace, 1e-300)
         else:
-            a = scale * (np.diag(h @ prob) - (prob * h[:, None]).T @ prob)
-            values, vectors = linalg.eigh(a, check_finite=False)
+            values, vectors = linalg.eigh(scale * a, check_finite=False)
             self.a, self.u = np.maximum(values, 0.0), vectors.astype(np.float32)
 
     @property
@@ -69,20 +75,10 @@ class Kronecker:
 
     def is_stale(self, problem: Problem) -> bool:
         """Whether the curvature has changed so much since that the shape of A ⊗ G no longer tells."""
-        if problem.prob is None:
+        if problem.scores is None:
             return True
         now = problem.spread(self.index)
         return not 0.75 <= now / self.spread <= 1.33
-
-    @staticmethod
-    def _probabilities(problem: Problem, index: Array, x: Array) -> Array:
-        if problem.prob is not None:
-            return problem.prob[index]
-        weight, bias = problem.point
-        z = x @ weight + bias
-        if problem.offset is not None:
-            z += problem.offset[index]
-        return problem._softmax(z, z)
 
     def set_penalty(self, kappa: float, damping: float = 0.0) -> None:
         """Take another κ, and a damping of weights and intercepts alike."""

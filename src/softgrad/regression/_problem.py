@@ -333,10 +333,26 @@ class Problem:
             return self.design.back(self.n_threads, square=True), np.asarray(total)
         return reduce_slots(slots, self.design)
 
+    def probabilities(self, index: Array, x: Array | None = None) -> Array:
+        """S of some rows at the stored point; their features are needed where nothing is stored."""
+        if self.prob is not None:
+            return np.asarray(self.prob[index])
+        if self.scores is not None:
+            z = np.asarray(self.scores[index])
+        else:
+            assert x is not None
+            z = x @ self.point[0] + self.point[1]
+            if self.offset is not None:
+                z += self.offset[index]
+        return self._softmax(z, z)
+
     def spread(self, index: Array | None = None) -> float:
         """Σ_i a_i t_i (1 − ‖S_i‖²) of some rows at the stored point: how much curvature there is."""
-        assert self.prob is not None
-        prob = self.prob if index is None else self.prob[index]
+        prob = (
+            self.prob
+            if index is None and self.prob is not None
+            else self.probabilities(np.arange(len(self.losses)) if index is None else index)
+        )
         left = np.maximum(1 - np.einsum("ij,ij->i", prob, prob).astype(np.float64), 1e-12)
         if self.curvature is None:
             return float(left.sum())
