@@ -94,11 +94,9 @@ class Design:
         The rows.
     n_classes : int
         Width of the scores, which bounds the tiles.
-    single : bool
-        Keep a float32 copy of float64 rows, for the products that need no more.
     """
 
-    def __init__(self, x: Any, n_classes: int, *, single: bool = True) -> None:
+    def __init__(self, x: Any, n_classes: int) -> None:
         self.x = x
         self.stream = isinstance(x, RowBlocks)
         self.sparse = bool(is_sparse(next(iter(x)) if self.stream else x))
@@ -118,7 +116,8 @@ class Design:
         if self.sparse and not self.stream:
             groups = min(SPARSE_GROUPS, self.most_groups)
             self.tile_rows = max(1, min(-(-self.n_rows // groups), max(64, (8 << 20) // (4 * n_classes))))
-        elif not self.stream and self.dtype == np.float64 and single and not _is_mapped(x):
+        elif not self.stream and self.dtype == np.float64 and not _is_mapped(x):
+            # For the products that need no more.
             self._single = np.empty(x.shape, np.float32)
             with np.errstate(over="ignore"):
                 for lo, hi in self.edges(self.n_rows):

@@ -22,7 +22,7 @@ Array = NDArray[Any]
 Float = NDArray[np.float64]
 
 MOST_PRODUCTS = 250
-FARTHEST = 100.0
+FARTHEST = 100.0  # between the scores of a step
 MOST_FAILURES = 8  # directions in a row on which nothing is gained
 MODEL_RATE = 0.3  # CG ends when its newest step gained less than this share of the mean step
 

@@ -6,7 +6,7 @@ with ℓ(z) = t·lse(z) − Σ_j y_j z_j, y the effective target w∘((1−ε) y
 classes are two rows W₁ = −W₀ with κ = 2 / C: their difference w = W₁ − W₀ is the binomial model, penalty ½‖w‖².
 
 Passes over X: `gradient` one (scores and back), `product` one (a Hessian product), `direction` half, `line` none.
-Precision: float32 tiles; float64 when asked (`precise`) or where X is float64 and small.  Sums over rows in float64.
+Precision: float32 tiles; float64 when asked (`precise`), and for little data.  Sums over rows in float64.
 Scores, probabilities and the scores of a direction are stored where they fit the memory, else made again tile by tile.
 """
 
@@ -90,7 +90,6 @@ class Problem:
         self.scores = np.empty((n, k), self.dtype) if pair <= budget else None
         self.along = np.empty((n, k), self.dtype) if pair <= budget else None
         self.prob = np.empty((n, k), self.dtype) if 3 * pair // 2 <= budget else None
-        self._heads: dict[int, Any] = {}
         self.point: tuple[Array, Array] = (np.zeros((design.n_features, k), self.dtype), np.zeros(k, self.dtype))
         self.step_to = self.point
         self._target_sums: tuple[Float, Float] | None = None
@@ -101,7 +100,7 @@ class Problem:
         self.slots = self.design.walk(work, dtype, self.n_threads, self.slots)
         return self.slots
 
-    def _product(self, slot: Slot, name: str, x: Any, parameters: tuple[Array, Array], shift: bool = True) -> Array:
+    def _product(self, slot: Slot, name: str, x: Any, parameters: tuple[Array, Array]) -> Array:
         """``x Wᵀ + b`` of a tile."""
         weight, bias = parameters
         z = slot.scratch(name, x.shape[0], weight.shape[1], weight.dtype)
@@ -109,7 +108,7 @@ class Problem:
             sparse_times(x, weight, z)
         else:
             np.matmul(x, weight, out=z)
-        if shift and bias.any():
+        if bias.any():
             z += bias
         return z
 
@@ -301,7 +300,7 @@ class Problem:
                 sums = h @ x
                 slot.mean = sums.astype(np.float64) if slot.mean is None else slot.mean + sums
 
-            slots = self._walk(work, self.design.dtype.type)
+            slots = self._walk(work, np.float64)  # part of a bound that is claimed in float64
             g, _ = reduce_slots(slots, self.design)
             mean = np.sum([slot.mean for slot in slots if slot.mean is not None], axis=0)
             self.slots = []

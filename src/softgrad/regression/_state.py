@@ -27,7 +27,7 @@ class Progress(NamedTuple):
     Attributes
     ----------
     iteration : int
-        Counted from 0, the starting point.
+        Counted from 1; the starting point is not told.
     objective : float
         C Σ a ℓ + ½‖W‖², or Σ a ℓ for C = inf.
     gap : float

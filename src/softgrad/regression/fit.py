@@ -136,7 +136,7 @@ def fit(
     start : (coef, intercept), optional
         Where to start.
     callback : callable (Progress), optional
-        Called at the start and after each iteration.
+        Called after each iteration.
 
     Returns
     -------

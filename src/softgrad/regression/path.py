@@ -257,8 +257,8 @@ def cross_validate_path(
 ) -> CrossValidation:
     """The path of all rows, and of every fold, which follows it.
 
-    The total comes first: at each C a fold starts at its own last fit, moved as the total moved, and uses the total's
-    preconditioner.
+    The total comes first: at each C a fold starts at its own last fit, moved as the total moved. Each fold has one
+    preconditioner for all values of C.
 
     Parameters
     ----------
