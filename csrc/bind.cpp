@@ -74,6 +74,78 @@ struct Results {
   }
 };
 
+// A linear layer in front of a few classes, and where its gradient is added up.
+struct Linear {
+  const Kernels* kernels = selected.load();
+  Type arithmetic, storage;
+  Array x, weight, bias, scratch, total, sums;
+  const char* rows;
+  const void *w, *b;
+  char* chunk;  // scratch.rows rows of G at a time, `scratch.stride` apart; columns beyond `cols` are 0
+  void* into;
+  double* column_sums;
+  int64_t cols;
+
+  Linear(nb::handle x_, nb::handle weight_, nb::handle bias_, nb::handle scratch_, nb::handle total_, nb::handle sums_,
+         int64_t cols_, int item, int x_item)
+      : arithmetic(item == 8 ? Type::f64 : Type::f32), storage(x_item == 8 ? Type::f64 : Type::f32), cols(cols_) {
+    if ((item != 4 && item != 8) || (x_item != 4 && x_item != 8) || x_item > item) throw std::invalid_argument("wrong item size");
+    rows = static_cast<const char*>(x.take(x_, x_item, false, -1, -1, "x"));
+    w = weight.take(weight_, item, false, x.cols, -1, "weight");
+    b = bias.take(bias_, item, false, weight.cols, 0, "bias");
+    if (!rows || !w || !b || cols < 1 || x.cols < widest_lanes || weight.cols < cols || weight.cols % widest_lanes != 0 ||
+        (bias.rows > 1 && bias.stride != 1))
+      throw std::invalid_argument("arrays that do not fit");
+    chunk = static_cast<char*>(scratch.take(scratch_, item, true, -1, -1, "scratch"));
+    into = total.take(total_, item, true, cols, x.cols, "total");
+    column_sums = static_cast<double*>(sums.take(sums_, 8, true, cols, 0, "sums"));
+    if (chunk && (scratch.rows < 1 || scratch.cols < (cols + 3) / 4 * 4 || !into || !column_sums || (cols > 1 && sums.stride != 1)))
+      throw std::invalid_argument("arrays that do not fit");
+  }
+  int item() const { return size_of(arithmetic); }
+
+  void scores(int64_t lo, int64_t hi, void* out, int64_t out_stride) const {
+    kernels->scores(arithmetic, storage, rows + lo * x.stride * size_of(storage), x.stride, hi - lo, x.cols, w, weight.stride,
+                    b, cols, out, out_stride);
+  }
+  // `back` walks rows a column block at a time: from memory that is three times as slow as from the cache.
+  void fetch(int64_t lo, int64_t hi) const {
+    const int64_t bytes = x.cols * size_of(storage), stride = x.stride * size_of(storage);
+    for (int64_t i = lo; i < hi; ++i)
+      for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows + i * stride + at, 0, 2);
+  }
+  void back(int64_t lo, int64_t hi) const {
+    kernels->back(arithmetic, storage, chunk, scratch.stride, cols, rows + lo * x.stride * size_of(storage), x.stride,
+                  hi - lo, x.cols, into, total.stride, column_sums);
+  }
+  template <class F> void each_chunk(F f) const {
+    for (int64_t lo = 0; lo < x.rows; lo += scratch.rows) f(lo, lo + scratch.rows < x.rows ? lo + scratch.rows : x.rows);
+  }
+
+  // out = X W + b.
+  void forward(nb::handle out_) const {
+    Array out;
+    void* to = out.take(out_, item(), true, x.rows, cols, "out");
+    nb::gil_scoped_release release;
+    scores(0, x.rows, to, out.stride);
+  }
+
+  // total += Gᵀ X of G = a (S∘V − S (S·V)), V = X W + b: a Hessian product of the layer.
+  void curvature(nb::handle prob_, nb::handle row_weight_) const {
+    Array prob, row_weight;
+    const char* s = static_cast<const char*>(prob.take(prob_, item(), false, x.rows, cols, "prob"));
+    const double* a = static_cast<const double*>(row_weight.take(row_weight_, 8, false, x.rows, 0, "weight"));
+    if (!s || !chunk || (a && x.rows > 1 && row_weight.stride != 1)) throw std::invalid_argument("arrays that do not fit");
+    nb::gil_scoped_release release;
+    each_chunk([&](int64_t lo, int64_t hi) {
+      scores(lo, hi, chunk, scratch.stride);
+      kernels->curvature(arithmetic, s + lo * prob.stride * item(), prob.stride, a ? a + lo : nullptr, chunk,
+                         scratch.stride, hi - lo, cols);
+      back(lo, hi);
+    });
+  }
+};
+
 struct Head {
   Problem p = {};
   const Kernels* kernels = selected.load();
@@ -182,6 +254,22 @@ struct Head {
     nb::gil_scoped_release release;
     kernels->distribution(p, logarithm, to, a.stride, lo, hi);
   }
+  // Rows [lo, hi) as a problem of their own.
+  Problem slice(int64_t lo, int64_t hi) const {
+    const auto shift = [](const void* at, int64_t bytes) { return at ? static_cast<const char*>(at) + bytes : nullptr; };
+    Problem q = p;
+    q.rows = hi - lo;
+    q.logits = shift(p.logits, lo * p.stride * size_of(p.type));
+    q.labels = shift(p.labels, lo * p.label_stride * p.label_bytes);
+    q.values = shift(p.values, lo * p.value_stride * size_of(p.value_type));
+    if (p.row_weight) q.row_weight = p.row_weight + lo;
+    return q;
+  }
+
+  // The whole pass of a linear layer: logits ← X W + b (unless `known`), prob ← S (if given), and the gradient of the
+  // loss added to `total` = Gᵀ X and `sums`, a chunk of rows at a time.
+  void linear(nb::handle logits_again, nb::handle losses, nb::handle prob_, const Linear& layer, bool known) const;
+
   void product(nb::handle vector, nb::handle out, int64_t lo, int64_t hi) const {
     safe(), range(lo, hi, 0, p.cols);
     Array a, b;
@@ -191,6 +279,28 @@ struct Head {
     kernels->product(p, v, a.stride, to, b.stride, lo, hi);
   }
 };
+
+void Head::linear(nb::handle logits_again, nb::handle losses_, nb::handle prob_, const Linear& layer, bool known) const {
+  safe();
+  Array logits_, losses, prob;
+  char* z = static_cast<char*>(logits_.take(logits_again, size_of(p.type), true, p.rows, p.cols, "logits"));
+  double* loss = static_cast<double*>(losses.take(losses_, 8, true, p.rows, 0, "losses"));
+  char* s = static_cast<char*>(prob.take(prob_, size_of(p.type), true, p.rows, p.cols, "prob"));
+  if (z != p.logits || !loss || (p.rows > 1 && losses.stride != 1) || layer.arithmetic != p.type || layer.cols != p.cols ||
+      layer.x.rows != p.rows || !layer.chunk)
+    throw std::invalid_argument("arrays that do not fit");
+  nb::gil_scoped_release release;
+  layer.each_chunk([&](int64_t lo, int64_t hi) {
+    if (known) layer.fetch(lo, hi);
+    else layer.scores(lo, hi, z + lo * p.stride * layer.item(), p.stride);
+    const Problem q = slice(lo, hi);
+    if (s) kernels->distribution(q, false, s + lo * prob.stride * layer.item(), prob.stride, 0, q.rows);
+    Outputs out = {};
+    out.loss = loss + lo, out.grad = layer.chunk, out.grad_stride = layer.scratch.stride;
+    kernels->rows(q, out, 0, q.rows);
+    layer.back(lo, hi);
+  });
+}
 
 // Softmax or log-softmax along the last axis of contiguous arrays: one call for a small array.
 void distribute(nb::handle logits, nb::handle out, int64_t cols, int type, bool logarithm, double scale, double softcap,
@@ -303,6 +413,13 @@ NB_MODULE(_native, m) {
            nb::arg("rows"), nb::arg("cols"), nb::arg("type"), nb::arg("loss").none(), nb::arg("lse").none(),
            nb::arg("log_prob").none(), nb::arg("argmax").none(), nb::arg("rank").none(), nb::arg("entropy").none(),
            nb::arg("grad").none(), nb::arg("stream"));
+  m.attr("linear_lanes") = widest_lanes;
+  nb::class_<Linear>(m, "Linear", "Dense rows times the weights of a few classes, in float32 or float64.")
+      .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, int64_t, int, int>(),
+           nb::arg("x"), nb::arg("weight"), nb::arg("bias"), nb::arg("scratch").none(), nb::arg("total").none(),
+           nb::arg("sums").none(), nb::arg("cols"), nb::arg("item"), nb::arg("x_item"))
+      .def("forward", &Linear::forward, nb::arg("out"))
+      .def("curvature", &Linear::curvature, nb::arg("prob"), nb::arg("row_weight").none());
   nb::class_<Head>(m, "Head", "A batch of logits with its targets and options, whose row ranges can be computed.")
       .def(nb::init<nb::handle, int, int, nb::handle, int, bool, nb::handle, int, nb::handle, nb::handle,
                     std::optional<int64_t>, double, bool, double, double, double, double>(),
@@ -321,5 +438,7 @@ NB_MODULE(_native, m) {
       .def("gradient", &Head::gradient, nb::arg("results"), nb::arg("statistics"), nb::arg("lo"), nb::arg("hi"),
            nb::arg("col_lo"), nb::arg("col_hi"))
       .def("distribution", &Head::distribution, nb::arg("logarithm"), nb::arg("out"), nb::arg("lo"), nb::arg("hi"))
-      .def("product", &Head::product, nb::arg("vector"), nb::arg("out"), nb::arg("lo"), nb::arg("hi"));
+      .def("product", &Head::product, nb::arg("vector"), nb::arg("out"), nb::arg("lo"), nb::arg("hi"))
+      .def("linear", &Head::linear, nb::arg("logits"), nb::arg("losses"), nb::arg("prob").none(), nb::arg("layer"),
+           nb::arg("known"));
 }

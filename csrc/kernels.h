@@ -119,7 +119,15 @@ struct Kernels {
   // product that no BLAS has.  Indices have been checked; each row of X is read once for every four vectors of columns.
   void (*sparse)(Type, const void* data, const void* indices, const void* indptr, bool wide, int64_t rows,
                  const void* dense, int64_t stride, int64_t cols, void* out, int64_t out_stride);
+  // The linear layer of a few classes, linear.inc.cpp: out = X W + b, and out += Gᵀ X with the column sums of G.  All of
+  // type `arithmetic` (f32 or f64) but X, which may be f32 for f64.  There are at least `lanes` features.
+  void (*scores)(Type arithmetic, Type storage, const void* x, int64_t x_stride, int64_t rows, int64_t features,
+                 const void* weight, int64_t weight_stride, const void* bias, int64_t cols, void* out, int64_t out_stride);
+  void (*back)(Type arithmetic, Type storage, const void* g, int64_t g_stride, int64_t cols, const void* x,
+               int64_t x_stride, int64_t rows, int64_t features, void* out, int64_t out_stride, double* column_sums);
 };
+
+constexpr int64_t widest_lanes = 16;  // what `scores` and `back` ask of their arrays, for every variant
 
 namespace baseline { extern const Kernels kernels; }
 namespace avx2 { extern const Kernels kernels; }

@@ -812,6 +812,8 @@ void sparse_range(const A* data, const I* indices, const I* indptr, int64_t rows
   }
 }
 
+#include "linear.inc.cpp"
+
 // --- storage types -------------------------------------------------------------------------------------------------
 
 template <class F> inline void with_storage(Type type, F f) {
@@ -821,6 +823,12 @@ template <class F> inline void with_storage(Type type, F f) {
     case Type::bf16: f(Bf16{}); break;
     case Type::f16: f(F16{}); break;
   }
+}
+
+// The types of the linear layer: float32, or float64 from either.
+template <class F> inline void with_types(Type arithmetic, Type storage, F f) {
+  if (arithmetic == Type::f32) f(float{}, float{});
+  else storage == Type::f32 ? f(double{}, float{}) : f(double{}, double{});
 }
 
 inline void fence() {
@@ -873,4 +881,22 @@ const Kernels kernels = {
       };
       if (type == Type::f64) wide ? run(double{}, int64_t{}) : run(double{}, int32_t{});
       else wide ? run(float{}, int64_t{}) : run(float{}, int32_t{});
+    },
+    [](Type arithmetic, Type storage, const void* x, int64_t x_stride, int64_t rows, int64_t features, const void* weight,
+       int64_t weight_stride, const void* bias, int64_t cols, void* out, int64_t out_stride) {
+      with_types(arithmetic, storage, [&](auto a, auto t) {
+        using A = decltype(a);
+        using T = decltype(t);
+        scores_range<A, T>(static_cast<const T*>(x), x_stride, rows, features, static_cast<const A*>(weight), weight_stride,
+                           static_cast<const A*>(bias), cols, static_cast<A*>(out), out_stride);
+      });
+    },
+    [](Type arithmetic, Type storage, const void* g, int64_t g_stride, int64_t cols, const void* x, int64_t x_stride,
+       int64_t rows, int64_t features, void* out, int64_t out_stride, double* column_sums) {
+      with_types(arithmetic, storage, [&](auto a, auto t) {
+        using A = decltype(a);
+        using T = decltype(t);
+        back_range<A, T>(static_cast<const A*>(g), g_stride, cols, static_cast<const T*>(x), x_stride, rows, features,
+                         static_cast<A*>(out), out_stride, column_sums);
+      });
     }};

@@ -101,6 +101,44 @@ def sparse_product(
         np.add.at(out, rows[part], data[part, None] * dense[indices[part]])
 
 
+linear_lanes = 16  # as in csrc/kernels.h
+
+
+class Linear:
+    """Dense rows times the weights of a few classes, in float32 or float64."""
+
+    def __init__(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array,
+        scratch: Array | None,
+        total: Array | None,
+        sums: Array | None,
+        cols: int,
+        item: int,
+        x_item: int,
+    ) -> None:
+        self.x, self.weight, self.bias, self.total, self.sums = x, weight[:, :cols], bias[:cols], total, sums
+
+    def forward(self, out: Array) -> None:
+        """``X W + b``."""
+        out[...] = self.x @ self.weight + self.bias
+
+    def back(self, g: Array) -> None:
+        """Add ``Gᵀ X`` and the column sums of G."""
+        assert self.total is not None and self.sums is not None
+        self.total += g.T @ self.x
+        self.sums += g.sum(axis=0, dtype=np.float64)
+
+    def curvature(self, prob: Array, row_weight: NDArray[np.float64] | None) -> None:
+        """Add a Hessian product of the layer to the totals."""
+        v = np.empty(prob.shape, prob.dtype)
+        self.forward(v)
+        curvature(prob, row_weight, v)
+        self.back(v)
+
+
 class Head:
     """A batch of logits with its targets and options, whose row ranges can be computed."""
 
@@ -236,3 +274,14 @@ class Head:
             else:
                 h = reference.hessian_product(b, reference.row_statistics(b.u, b.wy), v)
             _encode(np.where(b.keep[:, None], h, 0.0), self.type, out[block])
+
+    def linear(self, logits: Array, losses: Array, prob: Array | None, layer: Linear, known: bool) -> None:
+        """The whole pass of a linear layer: logits (unless known), losses, probabilities, and the gradient's totals."""
+        if not known:
+            layer.forward(logits)
+        rows, cols = logits.shape
+        if prob is not None:
+            self.distribution(False, prob, 0, rows)
+        grad = np.empty_like(logits)
+        self.rows(Results(rows, cols, self.type, losses, None, None, None, None, None, grad, False), 0, rows)
+        layer.back(grad)

@@ -53,6 +53,7 @@ class Slot:
         self.mean: Array | None = None
         self.hessian: Array | None = None
         self.grams: Any = None
+        self.level: Any = None
         self.scalars = np.zeros(4)
         self.n_classes = n_classes
         self._scratch: dict[tuple[str, Any], Array] = {}
@@ -64,6 +65,21 @@ class Slot:
         if held is None or held.size < rows * cols:
             held = self._scratch[key] = np.empty(rows * cols, dtype)
         return held[: rows * cols].reshape(rows, cols)
+
+    def zeroed(self, name: str, rows: int, cols: int, dtype: Any) -> Array:
+        """An array of zeros, of which whoever writes into it keeps the rest."""
+        key = (name, np.dtype(dtype))
+        if key not in self._scratch:
+            self._scratch[key] = np.zeros((rows, cols), dtype)
+        return self._scratch[key]
+
+    def totals(self, dtype: Any) -> tuple[Array, Array]:
+        """The sums so far, (K, P) in a type and (K,) in float64, to be added to in place."""
+        if self.gradient is None or self.bias is None:
+            self.gradient = self.scratch("total", self.shape[0], self.shape[1], dtype)
+            self.gradient[...] = 0
+            self.bias = np.zeros(self.n_classes)
+        return self.gradient, self.bias
 
     def add(self, x: Any, g: Array, total: Any, at: int | None = None) -> None:
         """Add ``Gᵀ x`` and the column sums of G of one tile; ``at``: its first row, where G may wait for the others."""
@@ -103,6 +119,7 @@ class Design:
         self.n_rows, self.n_features = (x.n_rows, x.n_features) if self.stream else x.shape
         self.dtype = np.dtype(x.dtype)
         self.n_classes = n_classes
+        self.in_memory = not self.stream and not _is_mapped(x)
         width = max(1, self.n_features, n_classes)
         self.tile_rows = max(16, min(4096, TILE_BYTES // (4 * width)))
         self.most_groups = max(1, min(MOST_GROUPS, GROUP_BYTES // (8 * max(1, self.n_features * n_classes))))
@@ -116,7 +133,7 @@ class Design:
         if self.sparse and not self.stream:
             groups = min(SPARSE_GROUPS, self.most_groups)
             self.tile_rows = max(1, min(-(-self.n_rows // groups), max(64, (8 << 20) // (4 * n_classes))))
-        elif not self.stream and self.dtype == np.float64 and not _is_mapped(x):
+        elif not self.stream and self.dtype == np.float64 and self.in_memory:
             # For the products that need no more.
             self._single = np.empty(x.shape, np.float32)
             with np.errstate(over="ignore"):
@@ -137,7 +154,9 @@ class Design:
             yield first, block
             first += block.shape[0]
 
-    def _tile(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot) -> Any:
+    def _tile(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot, stored: bool) -> Any:
+        if stored and block.dtype.itemsize < np.dtype(dtype).itemsize:
+            return block[lo:hi]
         if self.sparse or is_sparse(block):
             part = _rows(block, lo, hi)
             return part if part.dtype == dtype else part.astype(dtype)
@@ -150,9 +169,19 @@ class Design:
         return tile
 
     def walk(
-        self, work: Callable[[Slot, int, int, Any], None], dtype: Any, n_threads: int, slots: list[Slot] | None = None
+        self,
+        work: Callable[[Slot, int, int, Any], None],
+        dtype: Any,
+        n_threads: int,
+        slots: list[Slot] | None = None,
+        *,
+        stored: bool = False,
     ) -> list[Slot]:
-        """Call ``work(slot, lo, hi, x)`` for every tile of rows; slots are those of the groups, in order."""
+        """Call ``work(slot, lo, hi, x)`` for every tile of rows; slots are those of the groups, in order.
+
+        ``stored``: dense rows of a smaller type than ``dtype`` come as they are.
+        """
+        stored = stored and not self.sparse
         slots = [] if slots is None else slots
         for slot in slots:
             slot.gradient = slot.bias = None
@@ -164,22 +193,24 @@ class Design:
                 slots.append(Slot(self, self.n_classes))
 
             parts = [tiles[len(tiles) * j // groups : len(tiles) * (j + 1) // groups] for j in range(groups)]
-            run_blocks(partial(self._group, work, slots, parts, first, block, dtype), groups, n_threads)
+            run_blocks(partial(self._group, work, slots, parts, first, block, dtype, stored), groups, n_threads)
         return slots
 
-    def _group(self, work: Any, slots: list[Slot], parts: Any, first: int, block: Any, dtype: Any, j: int) -> None:
+    def _group(
+        self, work: Any, slots: list[Slot], parts: Any, first: int, block: Any, dtype: Any, stored: bool, j: int
+    ) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused by whoever adds it up
             for lo, hi in parts[j]:
-                work(slots[j], first + lo, first + hi, self._held(block, lo, hi, dtype, slots[j]))
+                work(slots[j], first + lo, first + hi, self._held(block, lo, hi, dtype, slots[j], stored))
 
-    def _held(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot) -> Any:
+    def _held(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot, stored: bool) -> Any:
         if not self.sparse or self.stream:
-            return self._tile(block, lo, hi, dtype, slot)
+            return self._tile(block, lo, hi, dtype, slot, stored)
         tiles = self._tiles.setdefault(np.dtype(dtype), [])  # slicing a sparse matrix copies it: once
         for start, tile in tiles:
             if start == lo:
                 return tile
-        tile = self._tile(block, lo, hi, dtype, slot)
+        tile = self._tile(block, lo, hi, dtype, slot, False)
         tiles.append((lo, tile))
         return tile
 

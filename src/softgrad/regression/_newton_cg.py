@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.regression._certificate import newton_dual_value
-from softgrad.regression._precondition import Diagonal, Kronecker
+from softgrad.regression._precondition import preconditioner_of
 from softgrad.regression._problem import Problem
 from softgrad.regression._state import State
 
@@ -22,9 +22,9 @@ Array = NDArray[Any]
 Float = NDArray[np.float64]
 
 MOST_PRODUCTS = 250
-FARTHEST = 100.0  # between the scores of a step
+FARTHEST = 20.0  # between the scores of a step
 MOST_FAILURES = 8  # directions in a row on which nothing is gained
-MODEL_RATE = 0.3  # CG ends when its newest step gained less than this share of the mean step
+MODEL_RATE = 0.15  # CG ends when its newest step gained less than this share of the mean step
 
 __all__ = ["conjugate_gradients", "newton_cg", "search"]
 
@@ -105,7 +105,7 @@ def newton_cg(problem: Problem, state: State) -> None:
     while not state.done():
         precondition = state.preconditioner
         if precondition is None or (spent >= 0.6 * precondition.price and precondition.is_stale(problem)):
-            precondition = state.preconditioner = (Diagonal if problem.design.sparse else Kronecker)(problem)
+            precondition = state.preconditioner = preconditioner_of(problem)
             spent = 0
         precondition.set_penalty(kappa, damping)
         gw, gb = evaluation.weight + kappa * state.weight, evaluation.bias

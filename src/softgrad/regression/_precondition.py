@@ -7,7 +7,12 @@ closed-form (Sherman-Morrison) for each eigenvalue of G.
 
 Diagonal: for sparse rows, where G would be p × p.
 
-Both act on (W, b') with the intercept b' = b + W μ of rows centred at μ, which uncouples the two.
+Blocks: the diagonal blocks of the Hessian, Σ_i a_i t_i S_ik (1 − S_ik) x_i x_iᵀ + κ I for each class k, from rows drawn
+with probabilities proportional to these weights (a systematic sample: heavy rows all enter).  It knows which rows still
+matter to which class, and needs a tenth of the products where classes are nearly told apart; it is made anew as they
+change, and has to be held for every class.
+
+The first two act on (W, b') with the intercept b' = b + W μ of rows centred at μ, which uncouples the two; the blocks hold the intercept.
 """
 
 from __future__ import annotations
@@ -18,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
+from softgrad._threads import run_blocks
 from softgrad.regression._problem import Problem
 
 Array = NDArray[Any]
@@ -27,7 +33,21 @@ MANY_CLASSES = 2000
 SAMPLE_ELEMENTS = 1 << 21  # probabilities looked at together
 SAMPLE = 4  # rows of the Gram matrix for each feature
 
-__all__ = ["Diagonal", "Kronecker"]
+BLOCK_BYTES = 64 << 20  # of the blocks of all classes together
+BLOCK_SAMPLE = 2  # rows of a block for each feature
+SEEN_ROWS = 1024  # by which it is told how much the weights changed
+
+__all__ = ["Blocks", "Diagonal", "Kronecker", "preconditioner_of"]
+
+
+def preconditioner_of(problem: Problem, last: Any = None) -> Any:
+    """The preconditioner that fits the shape of a problem, at its stored point."""
+    design, width = problem.design, problem.design.n_features + 1
+    if design.sparse:
+        return Diagonal(problem)
+    if design.in_memory and problem.prob is not None and 4 * problem.n_classes * width**2 <= BLOCK_BYTES:
+        return Blocks(problem, last)
+    return Kronecker(problem)
 
 
 class Kronecker:
@@ -151,3 +171,121 @@ class Diagonal:
     def __call__(self, weight: Array, bias: Float) -> tuple[Array, Float]:
         b = bias * self.of_bias
         return weight * self.inverse, b - b.mean()
+
+
+class Blocks:
+    """Σ_i a_i t_i S_ik (1 − S_ik) x_i x_iᵀ + κ I at the stored point of a problem, for each class k."""
+
+    def __init__(self, problem: Problem, last: Blocks | None = None) -> None:
+        design, k = problem.design, problem.n_classes
+        n, p = design.n_rows, design.n_features
+        self.free = problem.fit_intercept
+        self.width = width = p + int(self.free)
+        self.center = np.zeros(p)
+        self.multiple = BLOCK_SAMPLE if last is None else last.next_multiple
+        self.next_multiple = self.multiple
+        self.rows = min(n, max(self.multiple * width, 512))
+        self.price = 0.5 * (self.rows * width**2 + width**3) / (4.0 * n * p)
+        self.index = np.linspace(0, n - 1, min(n, SEEN_ROWS)).astype(np.intp)
+        self.seen = self._seen(problem)
+        grams = np.empty((k, width, width), np.float32)
+        alike = problem.prob is not None and not np.ptp(problem.prob[self.index], axis=0).any()
+        h = np.ones(n) if problem.curvature is None else problem.curvature
+
+        def gram(v: Float, rows: int) -> Array:
+            index, weight = draw(v, rows)
+            x = np.empty((len(index), width), np.float32)
+            x[:, :p] = design.rows(index, np.float32)
+            x[:, p:] = 1
+            x *= np.sqrt(weight).astype(np.float32)[:, None]
+            return np.matmul(x.T, x)
+
+        if alike:  # no row is told from another: one Gram matrix
+            prob = problem.prob[0].astype(np.float64)
+            grams[...] = gram(h, max(self.rows, 8 * width))
+            grams *= (prob * (1 - prob)).astype(np.float32)[:, None, None]
+        else:
+
+            def block(j: int) -> None:
+                s = problem.prob[:, j].astype(np.float64)
+                grams[j] = gram(h * s * (1 - s), self.rows)
+
+            run_blocks(block, k, problem.n_threads)
+        self.n_threads = problem.n_threads
+        self.grams = grams
+        self.diagonal = np.einsum("kii->ki", grams).astype(np.float64)
+        self.floor = 1e-6 * np.maximum(self.diagonal.mean(axis=1, keepdims=True), 1e-30)
+        self.penalty: float | None = None
+
+    def _seen(self, problem: Problem) -> Array:
+        prob = problem.probabilities(self.index).astype(np.float64)
+        return np.asarray(prob * (1 - prob))
+
+    @property
+    def typical(self) -> float:
+        """The mean eigenvalue without a penalty."""
+        return float(self.diagonal.mean())
+
+    def is_stale(self, problem: Problem) -> bool:
+        """Whether the weights of the rows have changed since."""
+        return float(np.abs(self._seen(problem) - self.seen).sum()) > 0.15 * float(self.seen.sum())
+
+    def set_penalty(self, kappa: float, damping: float = 0.0) -> None:
+        """Take another κ, and a damping of weights and intercepts alike: factors in the one triangle, Gram in the other."""
+        if self.penalty is not None and self.penalty / 4 <= kappa + damping <= 4 * self.penalty:
+            return  # near enough to precondition with
+        first, self.penalty = self.penalty is None, kappa + damping
+        p = self.width - int(self.free)
+
+        def factor(j: int) -> None:
+            gram = self.grams[j]
+            if not first:
+                lower = np.tril(gram, -1)
+                gram[...] = lower + lower.T
+            diagonal = self.diagonal[j] + self.floor[j] + damping
+            diagonal[:p] += kappa
+            for ridge in (0.0, 1e-5, 1e-3, 1e-1):
+                np.fill_diagonal(gram, diagonal + ridge * self.diagonal[j].mean())
+                if linalg.lapack.spotrf(gram.T, lower=1, clean=0, overwrite_a=1)[1] == 0:
+                    return
+                lower = np.tril(gram, -1)
+                gram[...] = lower + lower.T
+            gram[...] = np.diag(np.sqrt(diagonal))  # rounding made it indefinite: the diagonal alone
+
+        run_blocks(factor, len(self.grams), self.n_threads)
+
+    def __call__(self, weight: Array, bias: Float) -> tuple[Array, Float]:
+        p = weight.shape[1]
+        right = np.empty((len(weight), self.width), np.float32)
+        right[:, :p] = weight
+        if self.free:
+            right[:, p] = bias
+        right -= right.mean(axis=0)  # what all classes share changes nothing
+
+        def solve(j: int) -> None:
+            factor = self.grams[j].T
+            half = linalg.blas.strsv(factor, right[j], lower=1, overwrite_x=1)
+            right[j] = linalg.blas.strsv(factor, half, lower=1, trans=1, overwrite_x=1)
+
+        run_blocks(solve, len(right), self.n_threads)
+        right -= right.mean(axis=0)
+        return right[:, :p].copy(), (right[:, p].astype(np.float64) if self.free else np.zeros(len(bias)))
+
+
+def draw(weight: Float, count: int) -> tuple[Array, Float]:
+    """About ``count`` rows with probabilities min(1, c w), and the weights that make their sums unbiased."""
+    total = float(weight.sum())
+    if count >= len(weight) or total <= 0:
+        return np.arange(len(weight)), weight
+    c = count / total
+    for _ in range(4):  # rows that are certain leave more draws to the others
+        certain = c * weight >= 1
+        left = total - float(weight[certain].sum())
+        room = count - int(certain.sum())
+        if left <= 0 or room <= 0:
+            break
+        c = room / left
+    chance = np.minimum(1.0, c * weight)
+    steps = np.floor(np.cumsum(chance) + 0.5)
+    index = np.flatnonzero(np.diff(steps, prepend=0.0) > 0)
+    return index, weight[index] / chance[index]

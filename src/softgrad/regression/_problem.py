@@ -19,13 +19,17 @@ from numpy.typing import NDArray
 
 from softgrad import _backend
 from softgrad._threads import run_blocks
-from softgrad.regression._design import Design, Slot, reduce_slots, sparse_times
+from softgrad.regression._design import Design, Slot, reduce_slots
+from softgrad.regression._layer import Layer
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
 
 SMALL = 2_000_000  # multiplications of half a pass
 PLAIN = (False, 1.0, 0.0, 1.0, 0.0)  # no option of the kernels that this loss does not have
+MOST_LEVELLED = 256  # classes
+MOST_LEVELLINGS = 6
+LEVEL, LEVEL_PRECISE = 3e-7, 1e-13  # of a class's mass, by the type of the scores
 STORED = 32 << 20  # bytes beyond two (N, K) arrays that a fit may keep without being asked
 
 __all__ = ["Evaluation", "Problem"]
@@ -87,30 +91,26 @@ class Problem:
         self.slots: list[Slot] = []
         pair = 2 * n * k * np.dtype(self.dtype).itemsize
         budget = pair + STORED if max_memory is None else max_memory
-        self.scores = np.empty((n, k), self.dtype) if pair <= budget else None
-        self.along = np.empty((n, k), self.dtype) if pair <= budget else None
+        both = np.empty((2, n, k), self.dtype) if pair <= budget else None
+        self.scores, self.along = (None, None) if both is None else (both[0], both[1])
+        # Scores in float64 take the memory of both for as long as a gradient needs them.
+        self.wide = None if both is None or self.small else both.reshape(-1).view(np.float64).reshape(n, k)
         self.prob = np.empty((n, k), self.dtype) if 3 * pair // 2 <= budget else None
-        self.point: tuple[Array, Array] = (np.zeros((design.n_features, k), self.dtype), np.zeros(k, self.dtype))
+        self.layer = Layer(design, k)
+        self.point = self.layer.parameters(np.zeros((k, design.n_features)), np.zeros(k), self.dtype)
         self.step_to = self.point
         self._target_sums: tuple[Float, Float] | None = None
 
     # --- tiles -------------------------------------------------------------------------------------------------------
 
-    def _walk(self, work: Any, dtype: Any) -> list[Slot]:
-        self.slots = self.design.walk(work, dtype, self.n_threads, self.slots)
+    def _walk(self, work: Any, dtype: Any, *, stored: bool = False) -> list[Slot]:
+        self.slots = self.design.walk(work, dtype, self.n_threads, self.slots, stored=stored and self.layer.native)
         return self.slots
 
     def _product(self, slot: Slot, name: str, x: Any, parameters: tuple[Array, Array]) -> Array:
         """``x Wᵀ + b`` of a tile."""
-        weight, bias = parameters
-        z = slot.scratch(name, x.shape[0], weight.shape[1], weight.dtype)
-        if self.design.sparse:
-            sparse_times(x, weight, z)
-        else:
-            np.matmul(x, weight, out=z)
-        if bias.any():
-            z += bias
-        return z
+        z = slot.scratch(name, x.shape[0], self.n_classes, parameters[0].dtype)
+        return self.layer.scores(slot, x, parameters, z)
 
     def _scores_of(self, slot: Slot, x: Any, lo: int, hi: int, point: tuple[Array, Array]) -> Array:
         z = self._product(slot, "scores", x, point)
@@ -153,35 +153,40 @@ class Problem:
         z = self.scores[lo:hi] if self.scores is not None else self._scores_of(slot, x, lo, hi, self.point)
         return self._softmax(z, slot.scratch("prob", len(z), self.n_classes, z.dtype))
 
-    @staticmethod
-    def _parameters(weight: Array, bias: Array, dtype: Any) -> tuple[Array, Array]:
-        return np.ascontiguousarray(weight.T, dtype), np.ascontiguousarray(bias, dtype)
-
     # --- what solvers call -------------------------------------------------------------------------------------------
 
     def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> Evaluation:
         """Loss and gradient at a point, which becomes the stored one; ``known``: its scores are stored already."""
         dtype = np.float64 if precise else self.dtype
-        at = self._parameters(weight, bias, dtype)
-        self.point = self._parameters(weight, bias, self.dtype)
-        known = known and self.scores is not None and not precise
+        at = self.layer.parameters(weight, bias, dtype)
+        self.point = self.layer.parameters(weight, bias, self.dtype)
+        same = np.dtype(dtype) == np.dtype(self.dtype)
+        held = self.scores if same else self.wide
+        known = known and held is not None
+        fused = self.layer.native and self.offset is None
 
         def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
-            if known and self.scores is not None:
+            kept = None if held is None else held[lo:hi]
+            prob = self.prob[lo:hi] if self.prob is not None and same else None
+            if fused:
+                z = slot.scratch("scores", hi - lo, self.n_classes, dtype) if kept is None else kept
+                self.layer.gradient(slot, x, at, self._head(z, lo, hi), z, self.losses[lo:hi], prob, known)
+                return
+            if known and kept is not None:
                 z = slot.scratch("scores", hi - lo, self.n_classes, dtype)
-                z[...] = self.scores[lo:hi]
+                z[...] = kept
             else:
                 z = self._scores_of(slot, x, lo, hi, at)
-                if self.scores is not None:
-                    self.scores[lo:hi] = z
-            if self.prob is not None and not precise:
-                self._softmax(z, self.prob[lo:hi])
+                if kept is not None:
+                    kept[...] = z
+            if prob is not None:
+                self._softmax(z, prob)
             self._loss(z, lo, hi, grad=True)
-            if self.prob is not None and precise and self.scores is not None:
-                self._softmax(self.scores[lo:hi], self.prob[lo:hi])
             slot.add(x, z, np.float64, lo)
 
-        slots = self._walk(work, dtype)
+        slots = self._walk(work, dtype, stored=fused)
+        if not same:
+            self._narrow()
         self.passes += 0.5 if known else 1.0
         g, gb = reduce_slots(slots, self.design, self.n_threads)
         loss = float(self.losses.sum())
@@ -193,14 +198,54 @@ class Problem:
         )
         return Evaluation(loss, g, gb, loss - along - rounding)
 
+    def _narrow(self) -> None:
+        """Scores in float32 again, from those in float64 in the same memory: first rows first."""
+        if self.wide is None or self.scores is None:
+            return
+        step = max(1, (1 << 18) // self.n_classes)
+        for lo in range(0, len(self.scores), step):
+            part = slice(lo, lo + step)
+            self.scores[part] = self.wide[part].copy()
+            if self.prob is not None:
+                self._softmax(self.scores[part], self.prob[part])
+
+    def settle(self, weight: Float, bias: Float, *, precise: bool, known: bool) -> Float | None:
+        """Store the scores of a point (unless ``known``) and level its intercepts; returns how far these moved.
+
+        None: nothing is stored, and nothing moved.
+        """
+        same = not precise or self.small
+        held = self.scores if same else self.wide
+        if held is None or not self.fit_intercept or self.n_classes > MOST_LEVELLED:
+            return None
+        if not (known and same):
+            at = self.layer.parameters(weight, bias, held.dtype)
+
+            def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+                if self.layer.native:
+                    self.layer.scores(slot, x, at, held[lo:hi])
+                    if self.offset is not None:
+                        held[lo:hi] += self.offset[lo:hi]
+                else:
+                    held[lo:hi] = self._scores_of(slot, x, lo, hi, at)
+
+            self._walk(work, held.dtype, stored=True)
+            self.passes += 0.5
+        return self.level(held)
+
     def product(self, weight: Array, bias: Array) -> tuple[Float, Float]:
         """The Hessian of the loss at the stored point times a direction."""
-        d = self._parameters(weight, bias, self.dtype)
+        d = self.layer.parameters(weight, bias, self.dtype)
         curvature = _backend.kernels().curvature
 
         def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            prob = self._prob_of(slot, x, lo, hi)
+            weight = None if self.curvature is None else self.curvature[lo:hi]
+            if self.layer.native:
+                self.layer.curvature(slot, x, d, prob, weight)
+                return
             v = self._product(slot, "along", x, d)
-            curvature(self._prob_of(slot, x, lo, hi), None if self.curvature is None else self.curvature[lo:hi], v)
+            curvature(prob, weight, v)
             slot.add(x, v, self.dtype, lo)
 
         slots = self._walk(work, self.dtype)
@@ -209,12 +254,11 @@ class Problem:
 
     def direction(self, weight: Array, bias: Array) -> float:
         """Take a direction's scores; returns the distance between the largest and the least of them."""
-        self.step_to = self._parameters(weight, bias, self.dtype)
+        self.step_to = self.layer.parameters(weight, bias, self.dtype)
 
         def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
-            v = self._product(slot, "along", x, self.step_to)
-            if self.along is not None:
-                self.along[lo:hi] = v
+            to = slot.scratch("along", hi - lo, self.n_classes, self.dtype) if self.along is None else self.along[lo:hi]
+            v = self.layer.scores(slot, x, self.step_to, to)
             slot.scalars[0] = max(slot.scalars[0], float(v.max()))
             slot.scalars[1] = min(slot.scalars[1], float(v.min()))
 
@@ -255,6 +299,50 @@ class Problem:
 
         self._without_rows(work)
 
+    def level(self, scores: Array) -> Float:
+        """Move the intercepts to their optimum for stored scores; returns by how much.
+
+        The dual point needs Σ_i R_i = 0, and what is missing costs the bound in the first order (`dual_value`), while
+        all other errors cost it in the second.  Newton's method on K numbers; X is not read.
+        """
+        k, moved, before = self.n_classes, np.zeros(self.n_classes), np.inf
+        dtype = scores.dtype
+
+        def sums(slot: Slot, lo: int, hi: int, _: Any) -> None:
+            s = self._softmax(scores[lo:hi], slot.scratch("prob", hi - lo, k, dtype))
+            h = np.ones(hi - lo) if self.curvature is None else self.curvature[lo:hi]
+            slot.level[0] += h @ s
+            weighted = s if self.curvature is None else h.astype(dtype)[:, None] * s
+            slot.level[1:] += weighted.T @ s
+
+        for _ in range(MOST_LEVELLINGS):
+            self._without_rows(sums)
+            total = np.sum([slot.level for slot in self.slots], axis=0)
+            excess = total[0] - self.class_mass
+            worst = float((np.abs(excess) / self.class_mass).max())
+            if worst < (LEVEL if dtype == np.float32 else LEVEL_PRECISE) or not worst < 0.5 * before:
+                break
+            before = worst
+            hessian = np.diag(total[0]) - total[1:] + total[0].sum() / k**2  # which pins what all classes share
+            try:
+                step = np.linalg.solve(hessian, -excess)
+            except np.linalg.LinAlgError:
+                break
+            step -= step.mean()
+            longest = float(np.abs(step).max())
+            if not longest < np.inf:
+                break
+            if longest > 1:
+                step /= longest
+            moved += step
+            shift = step.astype(dtype)
+
+            def move(_: Slot, lo: int, hi: int, __: Any, shift: Array = shift) -> None:
+                scores[lo:hi] += shift
+
+            self._without_rows(move)
+        return moved
+
     def _without_rows(self, work: Any) -> None:
         """Walk stored (N, K) arrays: X is not read."""
         rows = self.design.n_rows
@@ -262,6 +350,8 @@ class Problem:
         groups = min(count, 16)
         while len(self.slots) < groups:
             self.slots.append(Slot(self.design, self.n_classes))
+        for slot in self.slots:
+            slot.level = np.zeros((self.n_classes + 1, self.n_classes)) if self.n_classes <= MOST_LEVELLED else None
 
         def group(j: int) -> None:
             for i in range(count * j // groups, count * (j + 1) // groups):
@@ -340,7 +430,8 @@ class Problem:
             z = np.asarray(self.scores[index])
         else:
             assert x is not None
-            z = x @ self.point[0] + self.point[1]
+            k = self.n_classes
+            z = x @ self.point[0][:, :k] + self.point[1][:k]
             if self.offset is not None:
                 z += self.offset[index]
         return self._softmax(z, z)

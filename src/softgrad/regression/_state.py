@@ -90,6 +90,10 @@ class State:
         """Loss, gradient and bound at the point; told to the callback."""
         if precise is not None:
             self.precise = self.precise or precise
+        moved = self.problem.settle(self.weight, self.bias, precise=self.precise, known=known)
+        if moved is not None:
+            self.bias = self.bias + moved
+        known = moved is not None or (known and not self.precise)
         evaluation = self.problem.gradient(self.weight, self.bias, precise=self.precise, known=known)
         self.adopt(evaluation)
         return evaluation
@@ -178,7 +182,10 @@ class State:
 
     def finish(self) -> None:
         """Evaluate the last point in float64, for the result."""
-        found = self.problem.gradient(self.weight, self.bias, precise=True)
+        moved = self.problem.settle(self.weight, self.bias, precise=True, known=False)
+        if moved is not None:
+            self.bias = self.bias + moved
+        found = self.problem.gradient(self.weight, self.bias, precise=True, known=moved is not None)
         self.precise = self.evaluated_precisely = True
         self.square = float(np.vdot(self.weight, self.weight))
         self.loss, self.objective = found.loss, found.loss + 0.5 * self.kappa * self.square
