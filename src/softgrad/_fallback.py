@@ -127,7 +127,8 @@ class Linear:
 
     def back(self, g: Array) -> None:
         """Add ``Gᵀ X`` and the column sums of G."""
-        assert self.total is not None and self.sums is not None
+        assert self.total is not None
+        assert self.sums is not None
         self.total += g.T @ self.x
         self.sums += g.sum(axis=0, dtype=np.float64)
 

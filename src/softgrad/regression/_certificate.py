@@ -19,7 +19,7 @@ from softgrad.regression._problem import Problem
 
 Float = NDArray[np.float64]
 
-__all__ = ["dual_value", "newton_dual_value"]
+__all__ = ["dual_value"]
 
 
 def dual_value(problem: Problem, kappa: float, entropy: float, weight: Float, bias: Float) -> float:
@@ -36,35 +36,16 @@ def dual_value(problem: Problem, kappa: float, entropy: float, weight: Float, bi
     r /= r.sum()
     positive = r[r > 0]
     of_r = -float(positive @ np.log(positive))
+    shared = total * of_r
+    if problem.offset is None and not problem.small and (reach := problem.design.reach()) is not None:
+        # ‖θ Σ_i a_i (t_i r − y_i) x_iᵀ‖ ≤ θ √2 Σ a t max‖x‖: after `Problem.level` so little that no row need be read.
+        length = float(np.linalg.norm(weight))
+        more = theta * np.sqrt(2) * total * reach
+        if more * (length + more) <= 1e-9 * kappa * entropy:
+            return (1 - theta) * entropy + theta * shared - ((1 - theta) * length + more) ** 2 / (2 * kappa)
     targets, rows = problem.target_sums()
     v = (1 - theta) * weight + theta * (np.outer(r, rows) - targets)
-    shared = total * of_r
     if problem.offset is not None:
         of_rows, of_targets = problem.offset_sums()
         shared += float(of_rows @ r) - of_targets
     return (1 - theta) * entropy + theta * shared - float(np.vdot(v, v)) / (2 * kappa)
-
-
-def newton_dual_value(
-    problem: Problem,
-    kappa: float,
-    entropy: float,
-    at: tuple[Float, Float],
-    gradient: tuple[Float, Float],
-    curved: tuple[Float, Float],
-    direction: tuple[Float, Float],
-    span: float,
-) -> float:
-    """The bound at q = S + τ J δ, where δ are the scores of a Newton direction: S to first order after the step.
-
-    With u = δ − S·δ, q = S (1 + τ u) and (1+v) log(1+v) ≤ v + v²/2 − v³/6 + v⁴/3 for v ≥ −1.  No |u| exceeds ``span``,
-    the distance between the largest and the least δ, so the sum of S u², which is the direction's own product with the
-    Hessian, bounds the entropies for every τ.  ``curved`` is the loss's Hessian times the direction.
-    """
-    second = max(float(np.vdot(curved[0], direction[0])) + float(curved[1] @ direction[1]), 0.0)
-    tau = 1.0 if span <= 1 else 1 / span
-    change = float(np.vdot(curved[0], at[0])) + float(curved[1] @ at[1])
-    reach = tau * span
-    lost = tau**2 * second * (0.5 + reach / 6 + reach**2 / 3)
-    weight, bias = gradient[0] + tau * curved[0], gradient[1] + tau * curved[1]
-    return dual_value(problem, kappa, entropy - tau * change - lost, weight, bias)

@@ -130,6 +130,7 @@ class Design:
         self._turned: dict[Any, list[Any]] = {}
         self.waiting: Array | None = None
         self._single: Array | None = None
+        self._reach: float | None = None
         if self.sparse and not self.stream:
             groups = min(SPARSE_GROUPS, self.most_groups)
             self.tile_rows = max(1, min(-(-self.n_rows // groups), max(64, (8 << 20) // (4 * n_classes))))
@@ -240,6 +241,21 @@ class Design:
 
         run_blocks(work, len(blocks), n_threads)
         return out
+
+    def reach(self) -> float | None:
+        """No row is longer; None where finding out would read a file."""
+        if not self.in_memory:
+            return None
+        if self._reach is None:
+            if self.sparse:
+                largest = max(-float(self.x.data.min(initial=0.0)), float(self.x.data.max(initial=0.0)))
+                wide = int(np.diff(self.x.indptr).max(initial=0))
+            else:
+                wide = self.n_features
+                tiles = [self.x[lo:hi] for lo, hi in self.edges(self.n_rows)]
+                largest = max(max(-float(x.min(initial=0.0)), float(x.max(initial=0.0))) for x in tiles)
+            self._reach = largest * float(np.sqrt(wide)) * (1 + 1e-9)
+        return self._reach
 
     def rows(self, index: Array, dtype: Any) -> Array:
         """Some rows, dense, in memory: a sample."""

@@ -30,9 +30,7 @@ class Layer:
     def __init__(self, design: Design, n_classes: int) -> None:
         self.sparse, self.n_classes, self.n_features = design.sparse, n_classes, design.n_features
         self.padded = -(-n_classes // LANES) * LANES
-        self.native = (
-            not design.sparse and design.n_features >= LANES and 4 * design.n_features * self.padded <= CACHED
-        )
+        self.native = not design.sparse and design.n_features >= LANES and 4 * design.n_features * self.padded <= CACHED
         self.chunk = max(72, min(CHUNK_ROWS, CHUNK_BYTES // (4 * max(1, self.n_features)) // 72 * 72))
 
     def parameters(self, weight: Array, bias: Array, dtype: Any) -> tuple[Array, Array]:
@@ -62,7 +60,15 @@ class Layer:
         self._kernel(slot, x, parameters).curvature(prob, row_weight)
 
     def gradient(
-        self, slot: Slot, x: Any, parameters: tuple[Array, Array], head: Any, z: Array, losses: Array, prob: Any, known: bool
+        self,
+        slot: Slot,
+        x: Any,
+        parameters: tuple[Array, Array],
+        head: Any,
+        z: Array,
+        losses: Array,
+        prob: Any,
+        known: bool,
     ) -> None:
         """Scores z of a tile (unless ``known``), its losses and probabilities, and its gradient added to the slot."""
         head.linear(z, losses, prob, self._kernel(slot, x, parameters), known)

@@ -1,45 +1,51 @@
-"""Damped Newton on the exact Hessian, for few parameters: its price grows with their square, its iterations do not."""
+"""Damped Newton: a direction, as far along it as the loss falls, and a gradient as precise as it is needed."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import linalg
 
-from softgrad.regression._newton_cg import MOST_FAILURES, search, stronger
 from softgrad.regression._problem import Problem
+from softgrad.regression._search import search
 from softgrad.regression._state import State
 
+Array = NDArray[Any]
 Float = NDArray[np.float64]
 
-__all__ = ["newton"]
+MOST_FAILURES = 8  # directions in a row on which nothing is gained
+
+__all__ = ["Direction", "newton"]
 
 
-def newton(problem: Problem, state: State) -> None:
-    """Run the state to its end."""
-    kappa, k = state.kappa, problem.n_classes
-    p, width = problem.design.n_features, problem.design.n_features + int(problem.fit_intercept)
-    damping, failures = 0.0, 0
-    evaluation = state.evaluate(precise=True)
+class Direction(NamedTuple):
+    """A Newton direction; what its model promises to gain, and the model's mean curvature without a penalty."""
+
+    weight: Array
+    bias: Float
+    gain: float
+    typical: float
+
+
+def newton(problem: Problem, state: State, find: Callable[[tuple[Float, Float], float], Direction | None]) -> None:
+    """Run the state to its end with the directions that ``find`` makes of a gradient and a damping."""
+    evaluation = state.evaluate()
+    failures = 0
+    damping = 0.0  # added to κ while the model promises more than there is
     while not state.done():
-        h = problem.hessian()
-        diagonal = np.arange(k * width).reshape(k, width)
-        h[diagonal[:, :p].ravel(), diagonal[:, :p].ravel()] += kappa
-        h[diagonal.ravel(), diagonal.ravel()] += damping
-        typical = max(float(np.trace(h)) / len(h), 1e-300)
-        for a in range(k):  # nothing tells one constant for all classes from another: pin their sum
-            for b in range(k):
-                h[diagonal[a], diagonal[b]] += typical / k
-        gw, gb = evaluation.weight + kappa * state.weight, evaluation.bias
-        g = np.concatenate([gw, gb[:, None]], axis=1) if problem.fit_intercept else gw
-        d = _solve(h, -g.ravel(), typical).reshape(k, width)
-        d -= d.mean(axis=0)
-        dw, db = np.ascontiguousarray(d[:, :p]), (d[:, p].copy() if problem.fit_intercept else np.zeros(k))
-        span = problem.direction(dw, db)
-        slope = float(np.vdot(gw, dw)) + float(gb @ db)
-        step = search(problem, state, dw, slope, span)
+        gw, gb = evaluation.weight + state.kappa * state.weight, evaluation.bias
+        direction = find((gw, gb), damping)
+        if direction is None:
+            return
+        d, db = direction.weight.astype(np.float64, copy=False), direction.bias
+        size = problem.direction(direction.weight, db)
+        slope = float(np.vdot(gw, d)) + float(gb @ db)
+        step = search(problem, state, d, slope, size)
+        if step == 0.0 and not state.precise:
+            evaluation = state.evaluate(precise=True)
+            continue
         if step == 0.0:
             failures += 1
             damping = stronger(damping, gw, state)
@@ -47,21 +53,18 @@ def newton(problem: Problem, state: State) -> None:
                 state.stalled = True
                 break
             continue
-        failures, damping = 0, damping / 10 if damping > 1e-12 * typical else 0.0
-        state.move(step, dw, db, -0.5 * slope)
-        evaluation = state.evaluate()
+        failures, typical = 0, direction.typical
+        if step < 0.6:
+            damping = min(max(4 * damping, 0.03 * typical, state.kappa), 10 * typical)
+        elif step > 0.9:
+            damping = damping / 5 if damping > 1e-4 * typical else 0.0
+        problem.advance(step)
+        state.move(step, d, db, direction.gain)
+        state.foresee()
+        evaluation = state.evaluate(known=True)
 
 
-def _solve(h: Float, right: Float, typical: float) -> Any:
-    """Solve H d = −g; a little of the identity more each time H is not positive in floating point."""
-    ridge = 0.0
-    for _ in range(12):
-        try:
-            if ridge:
-                h[np.diag_indices_from(h)] += ridge
-            factor = linalg.cho_factor(h, lower=True, check_finite=False)
-        except linalg.LinAlgError:
-            ridge = max(1e-14 * typical, 100 * ridge)
-            continue
-        return linalg.cho_solve(factor, right, check_finite=False)
-    return right / typical
+def stronger(damping: float, gradient: Float, state: State) -> float:
+    """A damping with which the next direction is no longer than the point it starts from, or a tenth of the last."""
+    length = float(np.linalg.norm(gradient)) / (1 + np.sqrt(state.square))
+    return float(max(10 * damping, 0.01 * length))

@@ -12,7 +12,8 @@ with probabilities proportional to these weights (a systematic sample: heavy row
 matter to which class, and needs a tenth of the products where classes are nearly told apart; it is made anew as they
 change, and has to be held for every class.
 
-The first two act on (W, b') with the intercept b' = b + W μ of rows centred at μ, which uncouples the two; the blocks hold the intercept.
+The first two act on (W, b') with the intercept b' = b + W μ of rows centred at μ, which uncouples the two; the blocks
+hold the intercept.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from scipy import linalg
 
 from softgrad._threads import run_blocks
 from softgrad.regression._problem import Problem
+from softgrad.regression._sample import draw
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -35,18 +37,19 @@ SAMPLE = 4  # rows of the Gram matrix for each feature
 
 BLOCK_BYTES = 64 << 20  # of the blocks of all classes together
 BLOCK_SAMPLE = 2  # rows of a block for each feature
+PARTS = 8  # of the classes, for threads
 SEEN_ROWS = 1024  # by which it is told how much the weights changed
 
 __all__ = ["Blocks", "Diagonal", "Kronecker", "preconditioner_of"]
 
 
-def preconditioner_of(problem: Problem, last: Any = None) -> Any:
+def preconditioner_of(problem: Problem, kappa: float) -> Any:
     """The preconditioner that fits the shape of a problem, at its stored point."""
     design, width = problem.design, problem.design.n_features + 1
     if design.sparse:
         return Diagonal(problem)
     if design.in_memory and problem.prob is not None and 4 * problem.n_classes * width**2 <= BLOCK_BYTES:
-        return Blocks(problem, last)
+        return Blocks(problem, kappa)
     return Kronecker(problem)
 
 
@@ -176,46 +179,62 @@ class Diagonal:
 class Blocks:
     """Σ_i a_i t_i S_ik (1 − S_ik) x_i x_iᵀ + κ I at the stored point of a problem, for each class k."""
 
-    def __init__(self, problem: Problem, last: Blocks | None = None) -> None:
+    def __init__(self, problem: Problem, kappa: float) -> None:
         design, k = problem.design, problem.n_classes
         n, p = design.n_rows, design.n_features
-        self.free = problem.fit_intercept
+        self.free, self.n_classes, self.n_threads = problem.fit_intercept, k, problem.n_threads
         self.width = width = p + int(self.free)
         self.center = np.zeros(p)
-        self.multiple = BLOCK_SAMPLE if last is None else last.next_multiple
-        self.next_multiple = self.multiple
-        self.rows = min(n, max(self.multiple * width, 512))
-        self.price = 0.5 * (self.rows * width**2 + width**3) / (4.0 * n * p)
+        rows = np.zeros(k)
         self.index = np.linspace(0, n - 1, min(n, SEEN_ROWS)).astype(np.intp)
         self.seen = self._seen(problem)
         grams = np.empty((k, width, width), np.float32)
+        square = 1.0 + float(np.mean(np.einsum("ij,ij->i", *2 * [design.rows(self.index, np.float64)])))
         alike = problem.prob is not None and not np.ptp(problem.prob[self.index], axis=0).any()
         h = np.ones(n) if problem.curvature is None else problem.curvature
 
-        def gram(v: Float, rows: int) -> Array:
+        def gram(v: Array, rows: int) -> Array:
             index, weight = draw(v, rows)
             x = np.empty((len(index), width), np.float32)
             x[:, :p] = design.rows(index, np.float32)
             x[:, p:] = 1
-            x *= np.sqrt(weight).astype(np.float32)[:, None]
+            x *= np.sqrt(weight).astype(np.float32, copy=False)[:, None]
             return np.matmul(x.T, x)
 
         if alike:  # no row is told from another: one Gram matrix
             prob = problem.prob[0].astype(np.float64)
-            grams[...] = gram(h, max(self.rows, 8 * width))
+            grams[...] = gram(h, max(512, 8 * width))
+            rows[0] = 8 * width / k
             grams *= (prob * (1 - prob)).astype(np.float32)[:, None, None]
         else:
 
             def block(j: int) -> None:
-                s = problem.prob[:, j].astype(np.float64)
-                grams[j] = gram(h * s * (1 - s), self.rows)
+                s = problem.prob[:, j]
+                v = s - s * s
+                if problem.curvature is not None:
+                    v *= problem.curvature
+                # No more dimensions matter than the trace has of κ: so many rows tell them.
+                matter = width if kappa <= 0 else min(width, float(v.sum(dtype=np.float64)) * square / kappa)
+                rows[j] = max(64, int(BLOCK_SAMPLE * matter))
+                grams[j] = gram(v, int(rows[j]))
 
-            run_blocks(block, k, problem.n_threads)
-        self.n_threads = problem.n_threads
+            self._each(block)
+        self.built_for = kappa
+        # What it costs, in passes.
+        self.price = 0.5 * (float(np.minimum(rows, n).sum()) / k * width**2 + width**3) / (4.0 * n * p) + 0.05 * k**0.5
         self.grams = grams
         self.diagonal = np.einsum("kii->ki", grams).astype(np.float64)
         self.floor = 1e-6 * np.maximum(self.diagonal.mean(axis=1, keepdims=True), 1e-30)
         self.penalty: float | None = None
+
+    def _each(self, work: Any) -> None:
+        k, parts = self.n_classes, min(self.n_classes, PARTS)
+
+        def part(i: int) -> None:
+            for j in range(k * i // parts, k * (i + 1) // parts):
+                work(j)
+
+        run_blocks(part, parts, self.n_threads)
 
     def _seen(self, problem: Problem) -> Array:
         prob = problem.probabilities(self.index).astype(np.float64)
@@ -231,7 +250,10 @@ class Blocks:
         return float(np.abs(self._seen(problem) - self.seen).sum()) > 0.15 * float(self.seen.sum())
 
     def set_penalty(self, kappa: float, damping: float = 0.0) -> None:
-        """Take another κ, and a damping of weights and intercepts alike: factors in the one triangle, Gram in the other."""
+        """Take another κ, and a damping of weights and intercepts alike.
+
+        A block holds its factor in one triangle and the Gram matrix in the other.
+        """
         if self.penalty is not None and self.penalty / 4 <= kappa + damping <= 4 * self.penalty:
             return  # near enough to precondition with
         first, self.penalty = self.penalty is None, kappa + damping
@@ -252,7 +274,7 @@ class Blocks:
                 gram[...] = lower + lower.T
             gram[...] = np.diag(np.sqrt(diagonal))  # rounding made it indefinite: the diagonal alone
 
-        run_blocks(factor, len(self.grams), self.n_threads)
+        self._each(factor)
 
     def __call__(self, weight: Array, bias: Float) -> tuple[Array, Float]:
         p = weight.shape[1]
@@ -267,25 +289,6 @@ class Blocks:
             half = linalg.blas.strsv(factor, right[j], lower=1, overwrite_x=1)
             right[j] = linalg.blas.strsv(factor, half, lower=1, trans=1, overwrite_x=1)
 
-        run_blocks(solve, len(right), self.n_threads)
+        self._each(solve)
         right -= right.mean(axis=0)
         return right[:, :p].copy(), (right[:, p].astype(np.float64) if self.free else np.zeros(len(bias)))
-
-
-def draw(weight: Float, count: int) -> tuple[Array, Float]:
-    """About ``count`` rows with probabilities min(1, c w), and the weights that make their sums unbiased."""
-    total = float(weight.sum())
-    if count >= len(weight) or total <= 0:
-        return np.arange(len(weight)), weight
-    c = count / total
-    for _ in range(4):  # rows that are certain leave more draws to the others
-        certain = c * weight >= 1
-        left = total - float(weight[certain].sum())
-        room = count - int(certain.sum())
-        if left <= 0 or room <= 0:
-            break
-        c = room / left
-    chance = np.minimum(1.0, c * weight)
-    steps = np.floor(np.cumsum(chance) + 0.5)
-    index = np.flatnonzero(np.diff(steps, prepend=0.0) > 0)
-    return index, weight[index] / chance[index]

@@ -29,7 +29,7 @@ SMALL = 2_000_000  # multiplications of half a pass
 PLAIN = (False, 1.0, 0.0, 1.0, 0.0)  # no option of the kernels that this loss does not have
 MOST_LEVELLED = 256  # classes
 MOST_LEVELLINGS = 6
-LEVEL, LEVEL_PRECISE = 3e-7, 1e-13  # of a class's mass, by the type of the scores
+LEVEL, LEVEL_PRECISE = 3e-7, 1e-15  # of a class's mass, by the type of the scores
 STORED = 32 << 20  # bytes beyond two (N, K) arrays that a fit may keep without being asked
 
 __all__ = ["Evaluation", "Problem"]
@@ -103,7 +103,7 @@ class Problem:
 
     # --- tiles -------------------------------------------------------------------------------------------------------
 
-    def _walk(self, work: Any, dtype: Any, *, stored: bool = False) -> list[Slot]:
+    def walk(self, work: Any, dtype: Any, *, stored: bool = False) -> list[Slot]:
         self.slots = self.design.walk(work, dtype, self.n_threads, self.slots, stored=stored and self.layer.native)
         return self.slots
 
@@ -147,7 +147,7 @@ class Problem:
         head.distribution(False, out, 0, len(z))
         return out
 
-    def _prob_of(self, slot: Slot, x: Any, lo: int, hi: int) -> Array:
+    def prob_of(self, slot: Slot, x: Any, lo: int, hi: int) -> Array:
         if self.prob is not None:
             return self.prob[lo:hi]
         z = self.scores[lo:hi] if self.scores is not None else self._scores_of(slot, x, lo, hi, self.point)
@@ -184,7 +184,7 @@ class Problem:
             self._loss(z, lo, hi, grad=True)
             slot.add(x, z, np.float64, lo)
 
-        slots = self._walk(work, dtype, stored=fused)
+        slots = self.walk(work, dtype, stored=fused)
         if not same:
             self._narrow()
         self.passes += 0.5 if known else 1.0
@@ -209,7 +209,7 @@ class Problem:
             if self.prob is not None:
                 self._softmax(self.scores[part], self.prob[part])
 
-    def settle(self, weight: Float, bias: Float, *, precise: bool, known: bool) -> Float | None:
+    def settle(self, weight: Float, bias: Float, *, precise: bool, known: bool, enough: float = 0.0) -> Float | None:
         """Store the scores of a point (unless ``known``) and level its intercepts; returns how far these moved.
 
         None: nothing is stored, and nothing moved.
@@ -218,7 +218,7 @@ class Problem:
         held = self.scores if same else self.wide
         if held is None or not self.fit_intercept or self.n_classes > MOST_LEVELLED:
             return None
-        if not (known and same):
+        if precise or not known:
             at = self.layer.parameters(weight, bias, held.dtype)
 
             def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
@@ -229,9 +229,9 @@ class Problem:
                 else:
                     held[lo:hi] = self._scores_of(slot, x, lo, hi, at)
 
-            self._walk(work, held.dtype, stored=True)
+            self.walk(work, held.dtype, stored=True)
             self.passes += 0.5
-        return self.level(held)
+        return self.level(held, enough)
 
     def product(self, weight: Array, bias: Array) -> tuple[Float, Float]:
         """The Hessian of the loss at the stored point times a direction."""
@@ -239,7 +239,7 @@ class Problem:
         curvature = _backend.kernels().curvature
 
         def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
-            prob = self._prob_of(slot, x, lo, hi)
+            prob = self.prob_of(slot, x, lo, hi)
             weight = None if self.curvature is None else self.curvature[lo:hi]
             if self.layer.native:
                 self.layer.curvature(slot, x, d, prob, weight)
@@ -248,23 +248,22 @@ class Problem:
             curvature(prob, weight, v)
             slot.add(x, v, self.dtype, lo)
 
-        slots = self._walk(work, self.dtype)
+        slots = self.walk(work, self.dtype)
         self.passes += 1.0 if self.scores is not None or self.prob is not None else 1.5
         return reduce_slots(slots, self.design, self.n_threads)
 
     def direction(self, weight: Array, bias: Array) -> float:
-        """Take a direction's scores; returns the distance between the largest and the least of them."""
+        """Take a direction's scores; returns the root of their mean square: what a step does to most rows."""
         self.step_to = self.layer.parameters(weight, bias, self.dtype)
 
         def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
             to = slot.scratch("along", hi - lo, self.n_classes, self.dtype) if self.along is None else self.along[lo:hi]
             v = self.layer.scores(slot, x, self.step_to, to)
-            slot.scalars[0] = max(slot.scalars[0], float(v.max()))
-            slot.scalars[1] = min(slot.scalars[1], float(v.min()))
+            slot.scalars[0] += float(np.vdot(v, v))
 
-        slots = self._walk(work, self.dtype)
+        slots = self.walk(work, self.dtype)
         self.passes += 0.5
-        return max(float(slot.scalars[0]) for slot in slots) - min(float(slot.scalars[1]) for slot in slots)
+        return float(np.sqrt(sum(float(slot.scalars[0]) for slot in slots) / (self.design.n_rows * self.n_classes)))
 
     def line(self, step: float) -> float:
         """Σ a ℓ at a step along the direction."""
@@ -283,7 +282,7 @@ class Problem:
         if self.scores is not None:
             self._without_rows(work)
         else:
-            self._walk(work, self.dtype)
+            self.walk(work, self.dtype)
             self.passes += 1.0
         return float(self.losses.sum())
 
@@ -299,14 +298,16 @@ class Problem:
 
         self._without_rows(work)
 
-    def level(self, scores: Array) -> Float:
+    def level(self, scores: Array, enough: float) -> Float:
         """Move the intercepts to their optimum for stored scores; returns by how much.
 
         The dual point needs Σ_i R_i = 0, and what is missing costs the bound in the first order (`dual_value`), while
-        all other errors cost it in the second.  Newton's method on K numbers; X is not read.
+        all other errors cost it in the second.  ``enough``: what may be missing, as a share of each class's mass.
+        Newton's method on K numbers; X is not read.
         """
         k, moved, before = self.n_classes, np.zeros(self.n_classes), np.inf
         dtype = scores.dtype
+        limit = max(enough, LEVEL if dtype == np.float32 else LEVEL_PRECISE)
 
         def sums(slot: Slot, lo: int, hi: int, _: Any) -> None:
             s = self._softmax(scores[lo:hi], slot.scratch("prob", hi - lo, k, dtype))
@@ -320,7 +321,7 @@ class Problem:
             total = np.sum([slot.level for slot in self.slots], axis=0)
             excess = total[0] - self.class_mass
             worst = float((np.abs(excess) / self.class_mass).max())
-            if worst < (LEVEL if dtype == np.float32 else LEVEL_PRECISE) or not worst < 0.5 * before:
+            if worst < limit or not worst < 0.5 * before:
                 break
             before = worst
             hessian = np.diag(total[0]) - total[1:] + total[0].sum() / k**2  # which pins what all classes share
@@ -341,6 +342,8 @@ class Problem:
                 scores[lo:hi] += shift
 
             self._without_rows(move)
+            if worst**2 < 0.1 * limit:  # Newton's method squares what is left
+                break
         return moved
 
     def _without_rows(self, work: Any) -> None:
@@ -379,18 +382,26 @@ class Problem:
             k, prior = self.n_classes, np.maximum(self.class_mass / self.mass, 1e-300)
             logs = np.log(prior)
             self.slots = []
+            fused = self.layer.native
+            at = self.layer.parameters(np.zeros((k, self.design.n_features)), np.zeros(k), np.float64)
 
             def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
                 z = slot.scratch("scores64", hi - lo, k, np.float64)
                 z[...] = logs
-                self._loss(z, lo, hi, grad=True, losses=False)
-                r = z.astype(x.dtype, copy=False)
-                h = np.ones(hi - lo, x.dtype) if self.curvature is None else self.curvature[lo:hi].astype(x.dtype)
-                slot.add(x, r, np.float64)
-                sums = h @ x
-                slot.mean = sums.astype(np.float64) if slot.mean is None else slot.mean + sums
+                if fused:
+                    losses = slot.scratch("losses", hi - lo, 1, np.float64)[:, 0]
+                    self.layer.gradient(slot, x, at, self._head(z, lo, hi), z, losses, None, True)
+                else:
+                    self._loss(z, lo, hi, grad=True, losses=False)
+                    slot.add(x, z.astype(x.dtype, copy=False), np.float64)
+                if not self.design.sparse and x.dtype != np.float64:
+                    wide = slot.scratch("x64", x.shape[0], x.shape[1], np.float64)
+                    wide[...] = x
+                    x = wide
+                sums = (np.ones(hi - lo) if self.curvature is None else self.curvature[lo:hi]) @ x
+                slot.mean = sums if slot.mean is None else slot.mean + sums
 
-            slots = self._walk(work, np.float64)  # part of a bound that is claimed in float64
+            slots = self.walk(work, np.float64, stored=fused)  # part of a bound that is claimed in float64
             g, _ = reduce_slots(slots, self.design)
             mean = np.sum([slot.mean for slot in slots if slot.mean is not None], axis=0)
             self.slots = []
@@ -402,7 +413,7 @@ class Problem:
         """Σ_i a_i t_i S_ik (1 − S_ik) x_ij² (K, P), and the same without x (K,)."""
 
         def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
-            s = self._prob_of(slot, x, lo, hi)
+            s = self.prob_of(slot, x, lo, hi)
             v = s * (1 - s)
             if self.curvature is not None:
                 v *= self.curvature[lo:hi, None]
@@ -415,7 +426,7 @@ class Problem:
                 square = x * x
             slot.add(square, v, np.float64)
 
-        slots = self._walk(work, self.dtype)
+        slots = self.walk(work, self.dtype)
         self.passes += 0.5
         if self.design.turns:
             total = np.sum([slot.bias for slot in slots if slot.bias is not None], axis=0)
@@ -447,43 +458,3 @@ class Problem:
         if self.curvature is None:
             return float(left.sum())
         return float(left @ (self.curvature if index is None else self.curvature[index]))
-
-    def hessian(self) -> Float:
-        """The Hessian of the loss at the stored point, dense: parameters (W_k, b_k) class by class, in float64."""
-        k, width = self.n_classes, self.design.n_features + int(self.fit_intercept)
-        size = k * width
-        step = max(16, (1 << 20) // (8 * size))
-
-        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
-            if slot.hessian is None:
-                slot.hessian, slot.grams = np.zeros((size, size)), np.zeros((width, size))
-            prob = self._prob_of(slot, x, lo, hi)
-            for first in range(0, hi - lo, step):
-                part = slice(first, min(first + step, hi - lo))
-                rows = part.stop - part.start
-                wide = slot.scratch("wide", rows, width, np.float64)
-                wide[:, : x.shape[1]] = x[part]
-                wide[:, x.shape[1] :] = 1
-                if self.curvature is not None:
-                    wide *= np.sqrt(self.curvature[lo + part.start : lo + part.stop])[:, None]
-                outer = slot.scratch("outer", rows, size, np.float64)
-                np.multiply(
-                    prob[part].astype(np.float64)[:, :, None], wide[:, None, :], out=outer.reshape(rows, k, width)
-                )
-                slot.hessian -= np.matmul(outer.T, outer)
-                slot.grams += np.matmul(wide.T, outer)
-
-        for slot in self.slots:
-            slot.hessian = slot.grams = None
-        slots = self._walk(work, self.dtype)
-        total, grams = np.zeros((size, size)), np.zeros((width, size))
-        for slot in slots:
-            if slot.hessian is not None:
-                total += slot.hessian
-                grams += slot.grams
-                slot.hessian = slot.grams = None
-        for j in range(k):
-            block = slice(j * width, (j + 1) * width)
-            total[block, block] += grams[:, block]
-        self.passes += size / 4  # in products with the rows, what the multiplications are worth
-        return total

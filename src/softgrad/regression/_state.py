@@ -90,7 +90,9 @@ class State:
         """Loss, gradient and bound at the point; told to the callback."""
         if precise is not None:
             self.precise = self.precise or precise
-        moved = self.problem.settle(self.weight, self.bias, precise=self.precise, known=known)
+        left = min(self.gain, self.objective) / max(self.objective, 1e-300) if np.isfinite(self.objective) else 1.0
+        enough = 1e-3 * (self.tol if self.precise else max(self.tol, 10 * min(1.0, left)))
+        moved = self.problem.settle(self.weight, self.bias, precise=self.precise, known=known, enough=enough)
         if moved is not None:
             self.bias = self.bias + moved
         known = moved is not None or (known and not self.precise)
@@ -173,12 +175,10 @@ class State:
         self.step, self.gain = step, gain
         self.iteration += 1
 
-    def foresee(self, bound: float) -> None:
-        """The bound at the end of a Newton step: if it will do, the next evaluation is made in float64."""
-        if bound > 0 and self.gap < 0.5:
-            self.rough = max(self.rough, bound)
-            if (self.objective - self.rough) - min(self.gain, self.objective) <= self.tol * self.rough:
-                self.precise = True
+    def foresee(self) -> None:
+        """After a Newton step less is left than a third of what it gained: float64 where that will do."""
+        if self.gap < 0.5 and 0.3 * self.gain <= self.tol * self.objective:
+            self.precise = True
 
     def finish(self) -> None:
         """Evaluate the last point in float64, for the result."""

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softgrad._threads import single_threaded_blas
+from softgrad.regression._exact import Exact
 from softgrad.regression._inputs import Inputs, checked
 from softgrad.regression._lbfgs import lbfgs
 from softgrad.regression._newton import newton
-from softgrad.regression._newton_cg import newton_cg
 from softgrad.regression._state import Progress, State
+from softgrad.regression._truncated import Truncated
 
 Float = NDArray[np.float64]
 
@@ -222,10 +223,13 @@ def solve(
         raise ValueError("solver 'newton' needs dense rows; 'newton-cg' takes sparse ones")
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is judged by its value
-            {"newton-cg": newton_cg, "newton": newton, "lbfgs": lbfgs}[solver](problem, state)
+            if solver == "lbfgs":
+                lbfgs(problem, state)
+            else:
+                newton(problem, state, {"newton-cg": Truncated, "newton": Exact}[solver](problem, state))
             if state.handed_over:
                 solver = "newton"
-                newton(problem, state)
+                newton(problem, state, Exact(problem, state))
             if not state.evaluated_precisely:
                 state.finish()
     except KeyboardInterrupt as interrupt:

@@ -1,0 +1,105 @@
+"""Directions of truncated Newton: preconditioned conjugate gradients, in float32 where there is much to multiply.
+
+CG ends when an iteration adds little to what the model already gained (Nash and Sofer 1990).  Newton's method refines:
+float32 products find a direction, and a float64 gradient decides where it leads.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softgrad.regression._newton import Direction
+from softgrad.regression._precondition import preconditioner_of
+from softgrad.regression._problem import Problem
+from softgrad.regression._state import State
+
+Array = NDArray[Any]
+Float = NDArray[np.float64]
+
+MOST_PRODUCTS = 250
+MODEL_RATE = 0.15  # CG ends when its newest step gained less than this share of the mean step
+RENEWED = 0.6  # of its price a preconditioner has to have been used for before it is made anew
+
+__all__ = ["Truncated", "conjugate_gradients"]
+
+
+class Truncated:
+    """Finds directions with a preconditioner that is kept while it serves."""
+
+    def __init__(self, problem: Problem, state: State) -> None:
+        self.problem, self.state = problem, state
+        self.spent = 0  # Hessian products since the preconditioner was made
+
+    def __call__(self, gradient: tuple[Float, Float], damping: float) -> Direction | None:
+        problem, state = self.problem, self.state
+        precondition = state.preconditioner
+        if precondition is None or (self.spent >= RENEWED * precondition.price and precondition.is_stale(problem)):
+            precondition = state.preconditioner = preconditioner_of(problem, state.kappa)
+            self.spent = 0
+        precondition.set_penalty(state.kappa, damping)
+        d, db, gain, products = conjugate_gradients(
+            problem, state.kappa, damping, gradient, precondition, rate=MODEL_RATE
+        )
+        self.spent += products
+        if state.patience is not None and products > state.patience:
+            state.handed_over = True
+            return None
+        return Direction(d, db if problem.fit_intercept else np.zeros_like(gradient[1]), gain, precondition.typical)
+
+
+def conjugate_gradients(
+    problem: Problem,
+    kappa: float,
+    damping: float,
+    gradient: tuple[Float, Float],
+    precondition: Any,
+    *,
+    rate: float,
+) -> tuple[Array, Float, float, int]:
+    """Solve (H + damping) d = −g until an iteration adds little to what the quadratic model already gained."""
+    single = problem.dtype
+    rounding = 1e-7 if single is np.float32 else 1e-13
+    center = precondition.center.astype(single)
+    free = problem.fit_intercept
+    moved = free and bool(center.any())
+    gw, gb = gradient
+    r = -(gw - np.outer(gb, precondition.center) if free else gw).astype(single)
+    rb = -gb if free else np.zeros_like(gb)
+    d, db = np.zeros_like(r), np.zeros_like(rb)
+    z, zb = precondition(r, rb)
+    z = z.astype(single, copy=False)
+    q, qb = z.copy(), (zb if free else np.zeros_like(rb)).copy()
+    rz = float(np.vdot(r, z)) + float(rb @ zb)
+    gain, products = 0.0, 0
+    while products < MOST_PRODUCTS and rz > 0:
+        hq, hb = problem.product(q, (qb - q @ center) if free else qb)
+        products += 1
+        if moved:
+            hq -= np.outer(hb, center)
+        if not free:
+            hb = np.zeros_like(hb)
+        curved = hq.astype(single, copy=False)
+        curved += single(kappa + damping) * q
+        hb = hb + damping * qb
+        bend = float(np.vdot(q, curved)) + float(qb @ hb)
+        if not bend > 0:
+            break
+        step = rz / bend
+        d += single(step) * q
+        db += step * qb
+        r -= single(step) * curved
+        rb = rb - step * hb
+        gained = 0.5 * step * rz
+        gain += gained
+        if products * gained <= max(rate, products * rounding) * gain:
+            break
+        z, zb = precondition(r, rb)
+        fresh = float(np.vdot(r, z)) + float(rb @ zb)
+        q = z + single(fresh / rz) * q
+        qb = (zb + fresh / rz * qb) if free else qb
+        rz = fresh
+    shift = db - d @ center if free else db
+    return d, np.asarray(shift, dtype=np.float64), gain, products
