@@ -353,11 +353,11 @@ template <class I> bool sound(const I* indices, int64_t stored, const I* indptr,
 }
 
 // CSR rows times a dense matrix.
-void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, int item, int index_item, nb::handle dense_,
-                    nb::handle out_) {
-  if ((item != 4 && item != 8) || (index_item != 4 && index_item != 8)) throw std::invalid_argument("wrong item size");
+void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, int data_item, int index_item,
+                    nb::handle dense_, nb::handle out_, int item) {
+  if ((item != 4 && item != 8) || (data_item != 4 && data_item != item) || (index_item != 4 && index_item != 8)) throw std::invalid_argument("wrong item size");
   Array data, indices, indptr, dense, out;
-  const void* x = data.take(data_, item, false, -1, 0, "data");
+  const void* x = data.take(data_, data_item, false, -1, 0, "data");
   const void* at = indices.take(indices_, index_item, false, data.rows, 0, "indices");
   const void* ends = indptr.take(indptr_, index_item, false, -1, 0, "indptr");
   const void* b = dense.take(dense_, item, false, -1, -1, "dense");
@@ -372,7 +372,7 @@ void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, i
                ? sound(static_cast<const int64_t*>(at), data.rows, static_cast<const int64_t*>(ends), out.rows, dense.rows)
                : sound(static_cast<const int32_t*>(at), data.rows, static_cast<const int32_t*>(ends), out.rows, dense.rows);
     if (good)
-      kernels->sparse(item == 8 ? Type::f64 : Type::f32, x, at, ends, index_item == 8, out.rows, b, dense.stride,
+      kernels->sparse(item == 8 ? Type::f64 : Type::f32, data_item == 8 ? Type::f64 : Type::f32, x, at, ends, index_item == 8, out.rows, b, dense.stride,
                       dense.cols, to, out.stride);
   }
   if (!good) throw std::invalid_argument("indices outside the matrix");
@@ -405,8 +405,9 @@ NB_MODULE(_native, m) {
         "Softmax or log-softmax along the last axis of contiguous arrays.");
   m.def("curvature", &curvature, nb::arg("prob"), nb::arg("weight").none(), nb::arg("vector"),
         "In place, vector = weight (S vector - S (S . vector)), from stored probabilities.");
-  m.def("sparse_product", &sparse_product, nb::arg("data"), nb::arg("indices"), nb::arg("indptr"), nb::arg("item"),
-        nb::arg("index_item"), nb::arg("dense"), nb::arg("out"), "CSR rows times a dense matrix.");
+  m.def("sparse_product", &sparse_product, nb::arg("data"), nb::arg("indices"), nb::arg("indptr"),
+        nb::arg("data_item"), nb::arg("index_item"), nb::arg("dense"), nb::arg("out"), nb::arg("item"),
+        "CSR rows times a dense matrix, whose type may be wider than theirs.");
   nb::class_<Results>(m, "Results", "Buffers that a head writes into; None for what is not wanted.")
       .def(nb::init<int64_t, int64_t, int, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
                     bool>(),

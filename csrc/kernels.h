@@ -115,10 +115,10 @@ struct Kernels {
   // that multiplies with one Hessian many times calls.  weight (a): nullptr, or one a row.
   void (*curvature)(Type, const void* prob, int64_t prob_stride, const double* weight, void* vector,
                     int64_t vector_stride, int64_t rows, int64_t cols);
-  // out = X dense for CSR rows X (data, indices, indptr; `wide`: indices of 64 bits), all float32 or all float64: the one
-  // product that no BLAS has.  Indices have been checked; each row of X is read once for every four vectors of columns.
-  void (*sparse)(Type, const void* data, const void* indices, const void* indptr, bool wide, int64_t rows,
-                 const void* dense, int64_t stride, int64_t cols, void* out, int64_t out_stride);
+  // out = X dense for CSR rows X (data, indices, indptr; `wide`: indices of 64 bits), types as of the linear layer: the
+  // one product that no BLAS has.  Indices have been checked; each row of X is read once for every four vectors of columns.
+  void (*sparse)(Type arithmetic, Type storage, const void* data, const void* indices, const void* indptr, bool wide,
+                 int64_t rows, const void* dense, int64_t stride, int64_t cols, void* out, int64_t out_stride);
   // The linear layer of a few classes, linear.inc.cpp: out = X W + b, and out += Gᵀ X with the column sums of G.  All of
   // type `arithmetic` (f32 or f64) but X, which may be f32 for f64.  There are at least `lanes` features.
   void (*scores)(Type arithmetic, Type storage, const void* x, int64_t x_stride, int64_t rows, int64_t features,

@@ -771,8 +771,8 @@ void curvature_range(const A* prob, int64_t prob_stride, const double* weight, A
 
 // Rows of a CSR matrix times a dense one: each stored number adds a row of the dense matrix to registers.  The rows to
 // come are known, and are fetched ahead: they lie anywhere in a matrix that no cache holds.
-template <int N, class A, class I>
-void sparse_panel(const A* data, const I* indices, int64_t count, const A* dense, int64_t stride, int64_t width, A* to) {
+template <int N, class A, class T, class I>
+void sparse_panel(const T* data, const I* indices, int64_t count, const A* dense, int64_t stride, int64_t width, A* to) {
   constexpr int64_t L = lanes<A>, ahead = 12;
   const int64_t rest = width - (N - 1) * L;
   V<A> sum[N] = {};
@@ -782,7 +782,7 @@ void sparse_panel(const A* data, const I* indices, int64_t count, const A* dense
       for (int q = 0; q < N; ++q) __builtin_prefetch(next + q * L);
     }
     const A* row = dense + indices[j] * stride;
-    const V<A> x = splat<A>(data[j]);
+    const V<A> x = splat<A>(A(data[j]));
     for (int q = 0; q + 1 < N; ++q) sum[q] = fma_of(x, load(row + q * L), sum[q]);
     sum[N - 1] = fma_of(x, rest == L ? load(row + (N - 1) * L) : load_part<A>(row + (N - 1) * L, rest, A(0)), sum[N - 1]);
   }
@@ -791,22 +791,22 @@ void sparse_panel(const A* data, const I* indices, int64_t count, const A* dense
   else store_part<A>(to + (N - 1) * L, sum[N - 1], rest);
 }
 
-template <class A, class I>
-void sparse_range(const A* data, const I* indices, const I* indptr, int64_t rows, const A* dense, int64_t stride,
+template <class A, class T, class I>
+void sparse_range(const T* data, const I* indices, const I* indptr, int64_t rows, const A* dense, int64_t stride,
                   int64_t cols, A* out, int64_t out_stride) {
   constexpr int64_t L = lanes<A>;
   for (int64_t i = 0; i < rows; ++i) {
-    const A* x = data + indptr[i];
+    const T* x = data + indptr[i];
     const I* at = indices + indptr[i];
     const int64_t count = indptr[i + 1] - indptr[i];
     for (int64_t col = 0; col < cols; col += 4 * L) {
       const int64_t width = min_of(4 * L, cols - col);
       A* to = out + i * out_stride + col;
       switch ((width + L - 1) / L) {
-        case 1: sparse_panel<1>(x, at, count, dense + col, stride, width, to); break;
-        case 2: sparse_panel<2>(x, at, count, dense + col, stride, width, to); break;
-        case 3: sparse_panel<3>(x, at, count, dense + col, stride, width, to); break;
-        default: sparse_panel<4>(x, at, count, dense + col, stride, width, to);
+        case 1: sparse_panel<1, A, T, I>(x, at, count, dense + col, stride, width, to); break;
+        case 2: sparse_panel<2, A, T, I>(x, at, count, dense + col, stride, width, to); break;
+        case 3: sparse_panel<3, A, T, I>(x, at, count, dense + col, stride, width, to); break;
+        default: sparse_panel<4, A, T, I>(x, at, count, dense + col, stride, width, to);
       }
     }
   }
@@ -871,16 +871,18 @@ const Kernels kernels = {
       };
       type == Type::f64 ? run(double{}) : run(float{});
     },
-    [](Type type, const void* data, const void* indices, const void* indptr, bool wide, int64_t rows, const void* dense,
-       int64_t stride, int64_t cols, void* out, int64_t out_stride) {
-      const auto run = [&](auto a, auto i) {
+    [](Type arithmetic, Type storage, const void* data, const void* indices, const void* indptr, bool wide, int64_t rows,
+       const void* dense, int64_t stride, int64_t cols, void* out, int64_t out_stride) {
+      with_types(arithmetic, storage, [&](auto a, auto t) {
         using A = decltype(a);
-        using I = decltype(i);
-        sparse_range<A, I>(static_cast<const A*>(data), static_cast<const I*>(indices), static_cast<const I*>(indptr),
-                           rows, static_cast<const A*>(dense), stride, cols, static_cast<A*>(out), out_stride);
-      };
-      if (type == Type::f64) wide ? run(double{}, int64_t{}) : run(double{}, int32_t{});
-      else wide ? run(float{}, int64_t{}) : run(float{}, int32_t{});
+        using T = decltype(t);
+        const auto run = [&](auto i) {
+          using I = decltype(i);
+          sparse_range<A, T, I>(static_cast<const T*>(data), static_cast<const I*>(indices), static_cast<const I*>(indptr),
+                                rows, static_cast<const A*>(dense), stride, cols, static_cast<A*>(out), out_stride);
+        };
+        wide ? run(int64_t{}) : run(int32_t{});
+      });
     },
     [](Type arithmetic, Type storage, const void* x, int64_t x_stride, int64_t rows, int64_t features, const void* weight,
        int64_t weight_stride, const void* bias, int64_t cols, void* out, int64_t out_stride) {

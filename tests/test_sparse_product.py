@@ -20,7 +20,7 @@ def csr(rows: int, cols: int, density: float, dtype: Any, index: Any) -> Any:
 
 
 def product(data: Any, indices: Any, indptr: Any, dense: Any, out: Any) -> None:
-    _backend.kernels().sparse_product(data, indices, indptr, data.itemsize, indices.itemsize, dense, out)
+    _backend.kernels().sparse_product(data, indices, indptr, data.itemsize, indices.itemsize, dense, out, out.itemsize)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

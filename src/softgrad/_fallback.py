@@ -88,7 +88,7 @@ def curvature(prob: Array, weight: NDArray[np.float64] | None, vector: Array) ->
 
 
 def sparse_product(
-    data: Array, indices: Array, indptr: Array, item: int, index_item: int, dense: Array, out: Array
+    data: Array, indices: Array, indptr: Array, data_item: int, index_item: int, dense: Array, out: Array, item: int
 ) -> None:
     """CSR rows times a dense matrix."""
     out[...] = 0

@@ -22,8 +22,13 @@ Float = NDArray[np.float64]
 __all__ = ["dual_value"]
 
 
-def dual_value(problem: Problem, kappa: float, entropy: float, weight: Float, bias: Float) -> float:
-    """A lower bound of the least objective from Σ a t H(q), and X'α and Σα with α = −a (y − t q)."""
+def dual_value(
+    problem: Problem, kappa: float, entropy: float, weight: Float, bias: Float, *, rough: bool = False
+) -> float:
+    """A lower bound of the least objective from Σ a t H(q), and X'α and Σα with α = −a (y − t q).
+
+    ``rough``: an estimate, for what the Σα that is missing costs in X'α.
+    """
     if not problem.fit_intercept:
         return entropy - float(np.vdot(weight, weight)) / (2 * kappa)
     mass, total = problem.class_mass, problem.mass
@@ -37,6 +42,8 @@ def dual_value(problem: Problem, kappa: float, entropy: float, weight: Float, bi
     positive = r[r > 0]
     of_r = -float(positive @ np.log(positive))
     shared = total * of_r
+    if rough:
+        return (1 - theta) * entropy + theta * shared - float(np.vdot(weight, weight)) / (2 * kappa)
     if problem.offset is None and not problem.small and (reach := problem.design.reach()) is not None:
         # ‖θ Σ_i a_i (t_i r − y_i) x_iᵀ‖ ≤ θ √2 Σ a t max‖x‖: after `Problem.level` so little that no row need be read.
         length = float(np.linalg.norm(weight))

@@ -25,6 +25,7 @@ MOST_GROUPS = 16
 GROUP_BYTES = 64 << 20  # of all partial sums together
 SPARSE_GROUPS = 16
 TURNED_BLOCKS = 16
+HEAVY, HEAVY_BYTES = 128, 32 << 20
 
 
 def is_sparse(x: Any) -> bool:  # the stub of issparse narrows to a class without its methods
@@ -32,9 +33,9 @@ def is_sparse(x: Any) -> bool:  # the stub of issparse narrows to a class withou
 
 
 def sparse_times(x: Any, dense: Array, out: Array) -> Array:
-    """CSR rows times a dense matrix of the same type."""
+    """CSR rows times a dense matrix of the same type or a wider one."""
     _backend.kernels().sparse_product(
-        x.data, x.indices, x.indptr, x.data.itemsize, x.indices.itemsize, np.ascontiguousarray(dense), out
+        x.data, x.indices, x.indptr, x.data.itemsize, x.indices.itemsize, np.ascontiguousarray(dense), out, out.itemsize
     )
     return out
 
@@ -131,6 +132,7 @@ class Design:
         self.waiting: Array | None = None
         self._single: Array | None = None
         self._reach: float | None = None
+        self._heavy: tuple[Array, Array] | None = None
         if self.sparse and not self.stream:
             groups = min(SPARSE_GROUPS, self.most_groups)
             self.tile_rows = max(1, min(-(-self.n_rows // groups), max(64, (8 << 20) // (4 * n_classes))))
@@ -156,11 +158,12 @@ class Design:
             first += block.shape[0]
 
     def _tile(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot, stored: bool) -> Any:
-        if stored and block.dtype.itemsize < np.dtype(dtype).itemsize:
-            return block[lo:hi]
+        narrow = stored and block.dtype.itemsize < np.dtype(dtype).itemsize
         if self.sparse or is_sparse(block):
             part = _rows(block, lo, hi)
-            return part if part.dtype == dtype else part.astype(dtype)
+            return part if narrow or part.dtype == dtype else part.astype(dtype)
+        if narrow:
+            return block[lo:hi]
         if block.dtype == dtype:
             return block[lo:hi]
         if self._single is not None and dtype == np.float32 and block is self.x:
@@ -180,9 +183,9 @@ class Design:
     ) -> list[Slot]:
         """Call ``work(slot, lo, hi, x)`` for every tile of rows; slots are those of the groups, in order.
 
-        ``stored``: dense rows of a smaller type than ``dtype`` come as they are.
+        ``stored``: rows of a smaller type than ``dtype`` come as they are; sparse ones always do.
         """
-        stored = stored and not self.sparse
+        stored = stored or self.sparse
         slots = [] if slots is None else slots
         for slot in slots:
             slot.gradient = slot.bias = None
@@ -207,13 +210,18 @@ class Design:
     def _held(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot, stored: bool) -> Any:
         if not self.sparse or self.stream:
             return self._tile(block, lo, hi, dtype, slot, stored)
-        tiles = self._tiles.setdefault(np.dtype(dtype), [])  # slicing a sparse matrix copies it: once
+        dtype = self._kept_as(dtype)
+        tiles = self._tiles.setdefault(dtype, [])  # slicing a sparse matrix copies it: once
         for start, tile in tiles:
             if start == lo:
                 return tile
         tile = self._tile(block, lo, hi, dtype, slot, False)
         tiles.append((lo, tile))
         return tile
+
+    def _kept_as(self, dtype: Any) -> Any:
+        """The type in which sparse rows are kept for products in another."""
+        return min(self.dtype, np.dtype(dtype), key=lambda kind: kind.itemsize)
 
     def hold(self, g: Array, at: int) -> None:
         """Keep a tile of G for `back`."""
@@ -225,13 +233,14 @@ class Design:
         """``Gᵀ X`` of the tiles that wait, or ``Gᵀ (X∘X)``, a block of features at a time."""
         g = self.waiting
         assert g is not None
-        blocks = self._turned.get(g.dtype)
+        dtype = self._kept_as(g.dtype)
+        blocks = self._turned.get(dtype)
         if blocks is None:
-            turned = self.x.T.tocsr().astype(g.dtype)
+            turned = self.x.T.tocsr().astype(dtype)
             shares = np.linspace(0, turned.nnz, TURNED_BLOCKS + 1)
             cuts = np.unique(np.concatenate([[0], np.searchsorted(turned.indptr, shares[1:-1]), [self.n_features]]))
             edges = zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
-            blocks = self._turned[g.dtype] = [(lo, hi, _rows(turned, lo, hi)) for lo, hi in edges]
+            blocks = self._turned[dtype] = [(lo, hi, _rows(turned, lo, hi)) for lo, hi in edges]
         out = np.empty((self.n_classes, self.n_features), g.dtype)
 
         def work(i: int) -> None:
@@ -242,19 +251,30 @@ class Design:
         run_blocks(work, len(blocks), n_threads)
         return out
 
+    def heavy(self) -> tuple[Array, Array]:
+        """The features of sparse rows with the largest sums of squares, and these columns, dense in float32."""
+        if self._heavy is None:
+            squares = np.bincount(self.x.indices, self.x.data.astype(np.float64) ** 2, self.n_features)
+            count = max(1, min(HEAVY, self.n_features, HEAVY_BYTES // (4 * max(1, self.n_rows))))
+            top = np.sort(np.argsort(-squares, kind="stable")[:count])
+            self._heavy = top, np.ascontiguousarray(self.x[:, top].toarray(), dtype=np.float32)
+        return self._heavy
+
     def reach(self) -> float | None:
         """No row is longer; None where finding out would read a file."""
         if not self.in_memory:
             return None
         if self._reach is None:
             if self.sparse:
-                largest = max(-float(self.x.data.min(initial=0.0)), float(self.x.data.max(initial=0.0)))
-                wide = int(np.diff(self.x.indptr).max(initial=0))
+                sums = np.concatenate([[0.0], np.cumsum(self.x.data.astype(np.float64) ** 2)])
+                square = (
+                    float(np.max(sums[self.x.indptr[1:]] - sums[self.x.indptr[:-1]], initial=0.0)) + 1e-9 * sums[-1]
+                )
             else:
-                wide = self.n_features
                 tiles = [self.x[lo:hi] for lo, hi in self.edges(self.n_rows)]
                 largest = max(max(-float(x.min(initial=0.0)), float(x.max(initial=0.0))) for x in tiles)
-            self._reach = largest * float(np.sqrt(wide)) * (1 + 1e-9)
+                square = self.n_features * largest**2
+            self._reach = float(np.sqrt(square)) * (1 + 1e-9)
         return self._reach
 
     def rows(self, index: Array, dtype: Any) -> Array:

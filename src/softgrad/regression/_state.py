@@ -108,7 +108,9 @@ class State:
         if not (np.isfinite(self.objective) and np.isfinite(evaluation.weight).all()):
             raise FloatingPointError("the objective or its gradient is not finite")
         if self.kappa > 0:
-            value = dual_value(self.problem, self.kappa, evaluation.entropy, evaluation.weight, evaluation.bias)
+            value = dual_value(
+                self.problem, self.kappa, evaluation.entropy, evaluation.weight, evaluation.bias, rough=not self.precise
+            )
             if self.precise:
                 self.bound = max(self.bound, value)
             self.rough = max(self.rough, value)
