@@ -134,6 +134,7 @@ def rival(name: str, C: float) -> LogisticRegression:
 def test_reaches_scikit_learns_optimum(name: str, C: float, solver: str) -> None:
     x, y, n_classes = problem(name)
     tol = 1e-6 if (solver, C) == ("lbfgs", 100.0) else TIGHT[solver]  # a first-order method's certificate is late
+    tol = max(tol, 1e-11 if C == 100.0 else 0.0)  # the loss is a thousandth of the sums that are rounded
     ours = fit(x, y, n_classes, C=C, tol=tol, solver=solver, max_iter=5000)
     theirs = rival(name, C)
     assert ours.converged, ours.message

@@ -5,9 +5,15 @@ The dual of  f(W, b) = Σ_i a_i [t_i lse(z_i) − y_i·z_i] + ½ κ ‖W‖²  h
     D(q) = Σ_i a_i t_i H(q_i) − Σ_i α_i·o_i − ‖V‖² / (2 κ),   α_i = a_i (y_i − t_i q_i),   V = Σ_i α_i x_iᵀ
 
 subject to Σ_i α_i = 0, which is the free intercept's; o_i are offsets.  Every feasible q gives D(q) ≤ f*.
-At q = S, V is minus the gradient of the loss.  Where the α_i do not sum to 0, S is mixed with one distribution r for
-all rows, q = (1 − θ) S + θ r, with the least θ that meets the constraint; entropy is concave, so that
-H(q) ≥ (1 − θ) H(S) + θ H(r), and no row has to be looked at again.  ``entropy`` below is Σ a t H(q) − Σ α·o.
+At q = S, V is minus the gradient of the loss.  Where the α_i do not sum to 0, S is mixed with the targets themselves,
+some of whose mass is moved from the classes that have too much to those that have too little,
+
+    q_i = (1 − θ) S_i + θ Tᵀ ȳ_i,   ȳ_i = y_i / t_i,   T a stochastic matrix that differs from I in what it must,
+
+with the least θ for which there is one.  Entropy is concave, so that H(q_i) ≥ (1 − θ) H(S_i) + θ Σ_c ȳ_ic H(T_c): no
+row has to be looked at again.  The price is about θ f, however small f is beside Σ a t log K.
+
+``entropy`` below is Σ a t H(q) − Σ α·o.
 """
 
 from __future__ import annotations
@@ -29,30 +35,37 @@ def dual_value(
 
     ``rough``: an estimate, for what the Σα that is missing costs in X'α.
     """
+    length = float(np.linalg.norm(weight))
     if not problem.fit_intercept:
-        return entropy - float(np.vdot(weight, weight)) / (2 * kappa)
-    mass, total = problem.class_mass, problem.mass
+        return entropy - length**2 / (2 * kappa)
+    mass = problem.class_mass
     excess = bias - bias.sum() / len(bias)  # sums to 0 but for rounding
     worst = float((excess / mass).max())
     if worst <= 0:
-        return entropy - float(np.vdot(weight, weight)) / (2 * kappa)
+        return entropy - length**2 / (2 * kappa)
     theta = worst / (1 + worst)
-    r = np.maximum(mass / total - excess * ((1 - theta) / (theta * total)), 0.0)
-    r /= r.sum()
-    positive = r[r > 0]
-    of_r = -float(positive @ np.log(positive))
-    shared = total * of_r
-    if rough:
-        return (1 - theta) * entropy + theta * shared - float(np.vdot(weight, weight)) / (2 * kappa)
-    if problem.offset is None and not problem.small and (reach := problem.design.reach()) is not None:
-        # ‖θ Σ_i a_i (t_i r − y_i) x_iᵀ‖ ≤ θ √2 Σ a t max‖x‖: after `Problem.level` so little that no row need be read.
-        length = float(np.linalg.norm(weight))
-        more = theta * np.sqrt(2) * total * reach
-        if more * (length + more) <= 1e-9 * kappa * entropy:
-            return (1 - theta) * entropy + theta * shared - ((1 - theta) * length + more) ** 2 / (2 * kappa)
-    targets, rows = problem.target_sums()
-    v = (1 - theta) * weight + theta * (np.outer(r, rows) - targets)
+    stays = np.clip(1 - (1 - theta) / theta * excess / mass, 0.0, 1.0)
+    room = np.maximum(-excess, 0.0)
+    to = room / room.sum()
+    moved = mass * (1 - stays)
+    spread = -float(to[to > 0] @ np.log(to[to > 0]))
+    of_move = moved.sum() * spread + float(mass @ (_plogp(stays) + _plogp(1 - stays)))
+    value = (1 - theta) * (entropy) + theta * of_move
     if problem.offset is not None:
-        of_rows, of_targets = problem.offset_sums()
-        shared += float(of_rows @ r) - of_targets
-    return (1 - theta) * entropy + theta * shared - float(np.vdot(v, v)) / (2 * kappa)
+        value -= theta * float(moved.sum()) * problem.offset_range
+    if rough:
+        return value - length**2 / (2 * kappa)
+    if not problem.small and (reach := problem.design.reach()) is not None:
+        # ‖θ (Tᵀ − I) Σ y xᵀ‖ ≤ θ √2 (moved mass) max‖x‖: after `Problem.level` so little that no row need be read.
+        more = theta * np.sqrt(2) * float(moved.sum()) * reach
+        if more * (length + more) <= 1e-9 * kappa * entropy:
+            return value - ((1 - theta) * length + more) ** 2 / (2 * kappa)
+    targets = problem.target_sums()
+    gone = (1 - stays)[:, None] * targets
+    v = (1 - theta) * weight + theta * (np.outer(to, gone.sum(axis=0)) - gone)
+    return value - float(np.vdot(v, v)) / (2 * kappa)
+
+
+def _plogp(share: Float) -> Float:
+    """−p log p."""
+    return np.asarray(-share * np.log(np.where(share > 0, share, 1.0)))

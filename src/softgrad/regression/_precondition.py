@@ -188,12 +188,16 @@ class Blocks:
 
         self.free, self.n_classes, self.n_threads = problem.fit_intercept, k, problem.n_threads
         self.width = width = p + int(self.free)
-        self.center = np.zeros(p)
         rows = np.zeros(k)
         self.index = np.linspace(0, n - 1, min(n, SEEN_ROWS)).astype(np.intp)
         self.seen = self._seen(problem)
         grams = np.empty((k, width, width), np.float32)
-        square = 1.0 + float(np.mean(np.einsum("ij,ij->i", *2 * [rows_of(self.index).astype(np.float64)])))
+        seen = rows_of(self.index).astype(np.float64)
+        # Features far from zero would leave float32 nothing of their variance.
+        self.center: Float = seen.mean(axis=0) if self.free and features is None else np.zeros(p)
+        seen -= self.center
+        moved = self.center.astype(np.float32)
+        square = 1.0 + float(np.mean(np.einsum("ij,ij->i", seen, seen)))
         alike = problem.prob is not None and not np.ptp(problem.prob[self.index], axis=0).any()
         h = np.ones(n) if problem.curvature is None else problem.curvature
 
@@ -201,6 +205,7 @@ class Blocks:
             index, weight = draw(v, rows)
             x = np.empty((len(index), width), np.float32)
             x[:, :p] = rows_of(index)
+            x[:, :p] -= moved
             x[:, p:] = 1
             x *= np.sqrt(weight).astype(np.float32, copy=False)[:, None]
             return np.matmul(x.T, x)

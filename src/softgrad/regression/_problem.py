@@ -99,7 +99,7 @@ class Problem:
         self.layer = Layer(design, k)
         self.point = self.layer.parameters(np.zeros((k, design.n_features)), np.zeros(k), self.dtype)
         self.step_to = self.point
-        self._target_sums: tuple[Float, Float] | None = None
+        self._target_sums: Float | None = None
 
     # --- tiles -------------------------------------------------------------------------------------------------------
 
@@ -362,22 +362,14 @@ class Problem:
 
         run_blocks(group, groups, self.n_threads)
 
-    def offset_sums(self) -> tuple[Float, float]:
-        """Σ_i a_i t_i offset_i (K,) and Σ_i a_i y_i·offset_i."""
+    @property
+    def offset_range(self) -> float:
+        """The largest difference between two offsets of a row."""
         assert self.offset is not None
-        k, ones = self.n_classes, np.ones(self.design.n_rows)
-        a = ones if self.row_weight is None else self.row_weight
-        w = np.ones(k) if self.class_weight is None else self.class_weight
-        even = self.smoothing * (w / k)
-        if self.targets.ndim == 1:
-            own = np.take_along_axis(self.offset, self.targets[:, None], axis=1)[:, 0] * w[self.targets]
-        else:
-            own = np.einsum("ij,ij->i", self.targets * w, self.offset)
-        of_targets = float(a @ ((1 - self.smoothing) * own + self.offset @ even))
-        return np.asarray((ones if self.curvature is None else self.curvature) @ self.offset), of_targets
+        return float((self.offset.max(axis=1) - self.offset.min(axis=1)).max(initial=0.0))
 
-    def target_sums(self) -> tuple[Float, Float]:
-        """Σ_i a_i y_i x_iᵀ (K, P) and Σ_i a_i t_i x_i (P,): the gradient where no row is told from another."""
+    def target_sums(self) -> Float:
+        """Σ_i a_i y_i x_iᵀ (K, P): from the gradient where no row is told from another."""
         if self._target_sums is None:
             k, prior = self.n_classes, np.maximum(self.class_mass / self.mass, 1e-300)
             logs = np.log(prior)
@@ -406,7 +398,7 @@ class Problem:
             mean = np.sum([slot.mean for slot in slots if slot.mean is not None], axis=0)
             self.slots = []
             self.passes += 0.5
-            self._target_sums = np.outer(prior, mean) - g, np.asarray(mean, dtype=np.float64)
+            self._target_sums = np.outer(prior, mean) - g
         return self._target_sums
 
     def hessian_diagonal(self) -> tuple[Float, Float]:
