@@ -58,7 +58,7 @@ def dual_value(
     if not problem.small and (reach := problem.design.reach()) is not None:
         # ‖θ (Tᵀ − I) Σ y xᵀ‖ ≤ θ √2 (moved mass) max‖x‖: after `Problem.level` so little that no row need be read.
         more = theta * np.sqrt(2) * float(moved.sum()) * reach
-        if more * (length + more) <= 1e-9 * kappa * entropy:
+        if more * (length + more) <= 1e-8 * kappa * entropy:
             return value - ((1 - theta) * length + more) ** 2 / (2 * kappa)
     targets = problem.target_sums()
     gone = (1 - stays)[:, None] * targets

@@ -36,20 +36,19 @@ SAMPLE_ELEMENTS = 1 << 21  # probabilities looked at together
 SAMPLE = 4  # rows of the Gram matrix for each feature
 
 BLOCK_BYTES = 64 << 20  # of the blocks of all classes together
-BLOCK_SAMPLE = 2  # rows of a block for each feature
 PARTS = 8  # of the classes, for threads
 SEEN_ROWS = 1024  # by which it is told how much the weights changed
 
 __all__ = ["Blocks", "Diagonal", "Heavy", "Kronecker", "preconditioner_of"]
 
 
-def preconditioner_of(problem: Problem, kappa: float) -> Any:
-    """The preconditioner that fits the shape of a problem, at its stored point."""
+def preconditioner_of(problem: Problem, kappa: float, sample: float) -> Any:
+    """The preconditioner that fits the shape of a problem, at its stored point; ``sample``: rows of a block a feature."""
     design, width = problem.design, problem.design.n_features + 1
     if design.sparse:
-        return Heavy(problem, kappa) if design.in_memory and problem.prob is not None else Diagonal(problem)
+        return Heavy(problem, kappa, sample) if design.in_memory and problem.prob is not None else Diagonal(problem)
     if design.in_memory and problem.prob is not None and 4 * problem.n_classes * width**2 <= BLOCK_BYTES:
-        return Blocks(problem, kappa)
+        return Blocks(problem, kappa, sample)
     return Kronecker(problem)
 
 
@@ -179,7 +178,7 @@ class Diagonal:
 class Blocks:
     """Σ_i a_i t_i S_ik (1 − S_ik) x_i x_iᵀ + κ I at the stored point of a problem, for each class k."""
 
-    def __init__(self, problem: Problem, kappa: float, features: Array | None = None) -> None:
+    def __init__(self, problem: Problem, kappa: float, sample: float, features: Array | None = None) -> None:
         design, k = problem.design, problem.n_classes
         n, p = design.n_rows, design.n_features if features is None else features.shape[1]
 
@@ -224,16 +223,14 @@ class Blocks:
                     v *= problem.curvature
                 # No more dimensions matter than the trace has of κ: so many rows tell them.
                 matter = width if kappa <= 0 else min(width, float(v.sum(dtype=np.float64)) * square / kappa)
-                rows[j] = max(64, int(BLOCK_SAMPLE * matter))
+                rows[j] = max(64, int(sample * matter))
                 grams[j] = gram(v, int(rows[j]))
 
             self._each(block)
         self.built_for = kappa
-        # What it costs, in passes.
-        pass_of = (
-            4.0 * n * p if features is None else 40.0 * design.x.nnz
-        )  # a sparse product runs at a tenth of the speed
-        self.price = 0.5 * (float(np.minimum(rows, n).sum()) / k * width**2 + width**3) / pass_of + 0.05 * k**0.5
+        # What it costs, in passes: multiplications, and what is done once a class, at the speeds of one processor.
+        work = float(np.minimum(rows, n).sum()) * width**2 / 68e9 + k * (width**3 / 60e9 + 1e-4 + 4e-9 * n)
+        self.price = work / (2.0 * n * p * k / 38e9 if features is None else 2.0 * design.x.nnz * k / 5.4e9)
         self.grams = grams
         self.diagonal = np.einsum("kii->ki", grams).astype(np.float64)
         self.floor = 1e-6 * np.maximum(self.diagonal.mean(axis=1, keepdims=True), 1e-30)
@@ -313,11 +310,11 @@ class Heavy:
     are enough.
     """
 
-    def __init__(self, problem: Problem, kappa: float) -> None:
+    def __init__(self, problem: Problem, kappa: float, sample: float) -> None:
         self.center = np.zeros(problem.design.n_features)
         self.rest = Diagonal(problem)
         self.top, dense = problem.design.heavy()
-        self.blocks = Blocks(problem, kappa, dense)
+        self.blocks = Blocks(problem, kappa, sample, dense)
         self.price = self.rest.price + self.blocks.price
 
     @property

@@ -21,7 +21,9 @@ Float = NDArray[np.float64]
 
 MOST_PRODUCTS = 250
 MODEL_RATE = 0.15  # CG ends when its newest step gained less than this share of the mean step
-RENEWED = 0.6  # of its price a preconditioner has to have been used for before it is made anew
+RENEWED = 1.5  # of its price a preconditioner has to have been used for before it is made anew
+SAMPLE, MOST_SAMPLED = 2.0, 16.0  # rows of a block for each feature
+SLOW = 20  # products of a direction that ask for a larger sample
 
 __all__ = ["Truncated", "conjugate_gradients"]
 
@@ -32,18 +34,22 @@ class Truncated:
     def __init__(self, problem: Problem, state: State) -> None:
         self.problem, self.state = problem, state
         self.spent = 0  # Hessian products since the preconditioner was made
+        self.sample, self.coarse = SAMPLE, False
 
     def __call__(self, gradient: tuple[Float, Float], damping: float) -> Direction | None:
         problem, state = self.problem, self.state
         precondition = state.preconditioner
-        if precondition is None or (self.spent >= RENEWED * precondition.price and precondition.is_stale(problem)):
-            precondition = state.preconditioner = preconditioner_of(problem, state.kappa)
-            self.spent = 0
+        due = precondition is not None and self.spent >= RENEWED * precondition.price
+        if precondition is None or (due and (self.coarse or precondition.is_stale(problem))):
+            precondition = state.preconditioner = preconditioner_of(problem, state.kappa, self.sample)
+            self.spent, self.coarse = 0, False
         precondition.set_penalty(state.kappa, damping)
         d, db, gain, products = conjugate_gradients(
             problem, state.kappa, damping, gradient, precondition, rate=MODEL_RATE
         )
         self.spent += products
+        if products > SLOW and self.sample < MOST_SAMPLED and not self.coarse:
+            self.sample, self.coarse = 2 * self.sample, True
         if state.patience is not None and products > state.patience:
             state.handed_over = True
             return None
