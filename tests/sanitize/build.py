@@ -1,9 +1,9 @@
-"""Compile csrc/ and main.cpp with sanitizers into a folder: ``python build.py FOLDER COMPILER VARIANT…``.
+"""Compile csrc/ and the sources here with sanitizers into a folder: ``python build.py FOLDER COMPILER VARIANT…``.
 
 It takes a minute or two of one processor, so conftest.py starts it when the tests begin and test_sanitize.py waits.
 The baseline, which has every line of the kernels, gets both sanitizers; the wider variants, which are the same lines
 for longer vectors, the address sanitizer.  Not `null`, `object-size`, `alignment` and `pointer-overflow`: they triple
-the time, and the address sanitizer and the guard pages of main.cpp see what they would see.
+the time, and the address sanitizer and the guard pages of harness.h see what they would see.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
+PROGRAM = [HERE / "main.cpp", HERE / "layer.cpp"]
 ADDRESS = ["-fsanitize=address"]
 BOTH = [
     "-fsanitize=address,shift,signed-integer-overflow,integer-divide-by-zero,bounds,float-cast-overflow,bool,enum",
@@ -29,14 +30,14 @@ VARIANTS = {
 
 def sources() -> list[Path]:
     """Everything that the program depends on."""
-    return [*sorted(CSRC.glob("*")), HERE / "main.cpp", Path(__file__)]
+    return [*sorted(CSRC.glob("*")), *sorted(HERE.glob("*.h")), *PROGRAM, Path(__file__)]
 
 
 def build(folder: Path, compiler: str, variants: list[str]) -> int:
     """Compile and link; the program appears under its name when it is complete."""
     define = ["-DSOFTGRAD_X86"] if len(variants) > 1 else []
     units = [(CSRC / f"kernels_{name}.cpp", VARIANTS[name]) for name in variants]
-    units += [(CSRC / "dispatch.cpp", BOTH), (HERE / "main.cpp", BOTH)]
+    units += [(source, BOTH) for source in (CSRC / "dispatch.cpp", *PROGRAM)]
     objects = []
     for source, flags in units:
         objects.append(str(folder / f"{source.stem}.o"))

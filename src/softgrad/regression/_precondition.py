@@ -229,7 +229,8 @@ class Blocks:
             self._each(block)
         self.built_for = kappa
         # What it costs, in passes: multiplications, and what is done once a class, at the speeds of one processor.
-        work = float(np.minimum(rows, n).sum()) * width**2 / 68e9 + k * (width**3 / 60e9 + 1e-4 + 4e-9 * n)
+        work = float(np.minimum(rows, n).sum()) * width**2 / 80e9
+        work += k * (width**3 / (60e9 * max(1.0, width / 256)) + 1e-4 + 4e-9 * n)
         self.price = work / (2.0 * n * p * k / 38e9 if features is None else 2.0 * design.x.nnz * k / 5.4e9)
         self.grams = grams
         self.diagonal = np.einsum("kii->ki", grams).astype(np.float64)

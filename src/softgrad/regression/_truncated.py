@@ -21,6 +21,7 @@ Float = NDArray[np.float64]
 
 MOST_PRODUCTS = 250
 MODEL_RATE = 0.15  # CG ends when its newest step gained less than this share of the mean step
+EARLY_RATE = 0.4  # the same while the model itself is far from the loss
 RENEWED = 1.5  # of its price a preconditioner has to have been used for before it is made anew
 SAMPLE, MOST_SAMPLED = 2.0, 16.0  # rows of a block for each feature
 SLOW = 20  # products of a direction that ask for a larger sample
@@ -45,7 +46,7 @@ class Truncated:
             self.spent, self.coarse = 0, False
         precondition.set_penalty(state.kappa, damping)
         d, db, gain, products = conjugate_gradients(
-            problem, state.kappa, damping, gradient, precondition, rate=MODEL_RATE
+            problem, state.kappa, damping, gradient, precondition, rate=EARLY_RATE if state.gain > 0.05 * state.objective else MODEL_RATE
         )
         self.spent += products
         if products > SLOW and self.sample < MOST_SAMPLED and not self.coarse:
