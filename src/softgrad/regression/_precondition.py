@@ -7,12 +7,9 @@ closed-form (Sherman-Morrison) for each eigenvalue of G.
 
 Diagonal: for sparse rows, where G would be p × p.
 
-Blocks: the diagonal blocks of the Hessian, Σ_i a_i t_i S_ik (1 − S_ik) x_i x_iᵀ + κ I for each class k, from rows drawn
-with probabilities proportional to these weights (a systematic sample: heavy rows all enter).  It knows which rows still
-matter to which class, and needs a tenth of the products where classes are nearly told apart; it is made anew as they
-change, and has to be held for every class.
+Blocks (_class_blocks.py): the diagonal blocks of the Hessian, one for each class.  Heavy: for sparse rows, both.
 
-The first two act on (W, b') with the intercept b' = b + W μ of rows centred at μ, which uncouples the two; the blocks
+All act on (W, b') with the intercept b' = b + W μ of rows centred at μ, which uncouples the two; the blocks
 hold the intercept.
 """
 
@@ -24,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import linalg
 
-from softgrad._threads import run_blocks
+from softgrad.regression._class_blocks import Blocks
 from softgrad.regression._problem import Problem
-from softgrad.regression._sample import draw
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -36,14 +32,12 @@ SAMPLE_ELEMENTS = 1 << 21  # probabilities looked at together
 SAMPLE = 4  # rows of the Gram matrix for each feature
 
 BLOCK_BYTES = 64 << 20  # of the blocks of all classes together
-PARTS = 8  # of the classes, for threads
-SEEN_ROWS = 1024  # by which it is told how much the weights changed
 
 __all__ = ["Blocks", "Diagonal", "Heavy", "Kronecker", "preconditioner_of"]
 
 
 def preconditioner_of(problem: Problem, kappa: float, sample: float) -> Any:
-    """The preconditioner that fits the shape of a problem, at its stored point; ``sample``: rows of a block a feature."""
+    """The preconditioner for the shape of a problem, at its stored point; ``sample``: rows of a block for each feature."""
     design, width = problem.design, problem.design.n_features + 1
     if design.sparse:
         return Heavy(problem, kappa, sample) if design.in_memory and problem.prob is not None else Diagonal(problem)
@@ -173,135 +167,6 @@ class Diagonal:
     def __call__(self, weight: Array, bias: Float) -> tuple[Array, Float]:
         b = bias * self.of_bias
         return weight * self.inverse, b - b.mean()
-
-
-class Blocks:
-    """Σ_i a_i t_i S_ik (1 − S_ik) x_i x_iᵀ + κ I at the stored point of a problem, for each class k."""
-
-    def __init__(self, problem: Problem, kappa: float, sample: float, features: Array | None = None) -> None:
-        design, k = problem.design, problem.n_classes
-        n, p = design.n_rows, design.n_features if features is None else features.shape[1]
-
-        def rows_of(index: Array) -> Array:
-            return design.rows(index, np.float32) if features is None else features[index]
-
-        self.free, self.n_classes, self.n_threads = problem.fit_intercept, k, problem.n_threads
-        self.width = width = p + int(self.free)
-        rows = np.zeros(k)
-        self.index = np.linspace(0, n - 1, min(n, SEEN_ROWS)).astype(np.intp)
-        self.seen = self._seen(problem)
-        grams = np.empty((k, width, width), np.float32)
-        seen = rows_of(self.index).astype(np.float64)
-        # Features far from zero would leave float32 nothing of their variance.
-        self.center: Float = seen.mean(axis=0) if self.free and features is None else np.zeros(p)
-        seen -= self.center
-        moved = self.center.astype(np.float32)
-        square = 1.0 + float(np.mean(np.einsum("ij,ij->i", seen, seen)))
-        alike = problem.prob is not None and not np.ptp(problem.prob[self.index], axis=0).any()
-        h = np.ones(n) if problem.curvature is None else problem.curvature
-
-        def gram(v: Array, rows: int) -> Array:
-            index, weight = draw(v, rows)
-            x = np.empty((len(index), width), np.float32)
-            x[:, :p] = rows_of(index)
-            x[:, :p] -= moved
-            x[:, p:] = 1
-            x *= np.sqrt(weight).astype(np.float32, copy=False)[:, None]
-            return np.matmul(x.T, x)
-
-        if alike:  # no row is told from another: one Gram matrix
-            prob = problem.prob[0].astype(np.float64)
-            grams[...] = gram(h, max(512, 8 * width))
-            rows[0] = 8 * width / k
-            grams *= (prob * (1 - prob)).astype(np.float32)[:, None, None]
-        else:
-
-            def block(j: int) -> None:
-                s = problem.prob[:, j]
-                v = s - s * s
-                if problem.curvature is not None:
-                    v *= problem.curvature
-                # No more dimensions matter than the trace has of κ: so many rows tell them.
-                matter = width if kappa <= 0 else min(width, float(v.sum(dtype=np.float64)) * square / kappa)
-                rows[j] = max(64, int(sample * matter))
-                grams[j] = gram(v, int(rows[j]))
-
-            self._each(block)
-        self.built_for = kappa
-        # What it costs, in passes: multiplications, and what is done once a class, at the speeds of one processor.
-        work = float(np.minimum(rows, n).sum()) * width**2 / 80e9
-        work += k * (width**3 / (60e9 * max(1.0, width / 256)) + 1e-4 + 4e-9 * n)
-        self.price = work / (2.0 * n * p * k / 38e9 if features is None else 2.0 * design.x.nnz * k / 5.4e9)
-        self.grams = grams
-        self.diagonal = np.einsum("kii->ki", grams).astype(np.float64)
-        self.floor = 1e-6 * np.maximum(self.diagonal.mean(axis=1, keepdims=True), 1e-30)
-        self.penalty: float | None = None
-
-    def _each(self, work: Any) -> None:
-        k, parts = self.n_classes, min(self.n_classes, PARTS)
-
-        def part(i: int) -> None:
-            for j in range(k * i // parts, k * (i + 1) // parts):
-                work(j)
-
-        run_blocks(part, parts, self.n_threads)
-
-    def _seen(self, problem: Problem) -> Array:
-        prob = problem.probabilities(self.index).astype(np.float64)
-        return np.asarray(prob * (1 - prob))
-
-    @property
-    def typical(self) -> float:
-        """The mean eigenvalue without a penalty."""
-        return float(self.diagonal.mean())
-
-    def is_stale(self, problem: Problem) -> bool:
-        """Whether the weights of the rows have changed since."""
-        return float(np.abs(self._seen(problem) - self.seen).sum()) > 0.15 * float(self.seen.sum())
-
-    def set_penalty(self, kappa: float, damping: float = 0.0) -> None:
-        """Take another κ, and a damping of weights and intercepts alike.
-
-        A block holds its factor in one triangle and the Gram matrix in the other.
-        """
-        if self.penalty is not None and self.penalty / 4 <= kappa + damping <= 4 * self.penalty:
-            return  # near enough to precondition with
-        first, self.penalty = self.penalty is None, kappa + damping
-        p = self.width - int(self.free)
-
-        def factor(j: int) -> None:
-            gram = self.grams[j]
-            if not first:
-                lower = np.tril(gram, -1)
-                gram[...] = lower + lower.T
-            diagonal = self.diagonal[j] + self.floor[j] + damping
-            diagonal[:p] += kappa
-            for ridge in (0.0, 1e-5, 1e-3, 1e-1):
-                np.fill_diagonal(gram, diagonal + ridge * self.diagonal[j].mean())
-                if linalg.lapack.spotrf(gram.T, lower=1, clean=0, overwrite_a=1)[1] == 0:
-                    return
-                lower = np.tril(gram, -1)
-                gram[...] = lower + lower.T
-            gram[...] = np.diag(np.sqrt(diagonal))  # rounding made it indefinite: the diagonal alone
-
-        self._each(factor)
-
-    def __call__(self, weight: Array, bias: Float) -> tuple[Array, Float]:
-        p = weight.shape[1]
-        right = np.empty((len(weight), self.width), np.float32)
-        right[:, :p] = weight
-        if self.free:
-            right[:, p] = bias
-        right -= right.mean(axis=0)  # what all classes share changes nothing
-
-        def solve(j: int) -> None:
-            factor = self.grams[j].T
-            half = linalg.blas.strsv(factor, right[j], lower=1, overwrite_x=1)
-            right[j] = linalg.blas.strsv(factor, half, lower=1, trans=1, overwrite_x=1)
-
-        self._each(solve)
-        right -= right.mean(axis=0)
-        return right[:, :p].copy(), (right[:, p].astype(np.float64) if self.free else np.zeros(len(bias)))
 
 
 class Heavy:

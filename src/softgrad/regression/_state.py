@@ -91,7 +91,7 @@ class State:
         if precise is not None:
             self.precise = self.precise or precise
         left = min(self.gain, self.objective) / max(self.objective, 1e-300) if np.isfinite(self.objective) else 1.0
-        enough = 1e-6 * self.tol if self.precise else max(1e-3 * self.tol, 1e-2 * min(1.0, left))
+        enough = 1e-6 * self.tol if self.precise else max(1e-3 * self.tol, 0.2 * min(1.0, left))
         moved = self.problem.settle(self.weight, self.bias, precise=self.precise, known=known, enough=enough)
         if moved is not None:
             self.bias = self.bias + moved

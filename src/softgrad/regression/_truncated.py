@@ -46,7 +46,12 @@ class Truncated:
             self.spent, self.coarse = 0, False
         precondition.set_penalty(state.kappa, damping)
         d, db, gain, products = conjugate_gradients(
-            problem, state.kappa, damping, gradient, precondition, rate=EARLY_RATE if state.gain > 0.05 * state.objective else MODEL_RATE
+            problem,
+            state.kappa,
+            damping,
+            gradient,
+            precondition,
+            rate=EARLY_RATE if state.gain > 0.05 * state.objective else MODEL_RATE,
         )
         self.spent += products
         if products > SLOW and self.sample < MOST_SAMPLED and not self.coarse:
