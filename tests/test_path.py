@@ -284,3 +284,47 @@ def test_folds_that_cannot_be(folds: Any) -> None:
     x, labels, _ = random_problem(3, n=60)
     with pytest.raises((ValueError, IndexError), match=r"(?i)fold|row|class"):
         cross_validate_path(x, labels, [1.0], folds, n_classes=3, score=lambda z, r: 0.0)
+
+
+def test_folds_take_the_preconditioner_of_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three folds ask for no more preconditioners than the path alone."""
+    from softgrad.regression import _truncated
+
+    made: list[Any] = []
+    make = _truncated.preconditioner_of
+
+    def counted(*arguments: Any) -> Any:
+        made.append(make(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(_truncated, "preconditioner_of", counted)
+    x, labels, _ = large()
+    softmax_path(x, labels, GRID, solver="newton-cg", tol=1e-6)
+    alone = len(made)
+    folds = [(np.flatnonzero(np.arange(len(x)) % 3 != i), np.flatnonzero(np.arange(len(x)) % 3 == i)) for i in range(3)]
+    made.clear()
+    cross_validate_path(x, labels, GRID, folds, n_classes=5, score=lambda z, rows: 0.0, solver="newton-cg", tol=1e-6)
+    assert 0 < alone <= len(made) <= 2 * alone
+
+
+def test_folds_of_many_rows_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that stay without weight give what rows that are taken out give."""
+    from softgrad.regression import path
+
+    x, labels, _ = large()
+    folds = [(np.flatnonzero(np.arange(len(x)) % 3 != i), np.flatnonzero(np.arange(len(x)) % 3 == i)) for i in range(3)]
+    options: dict[str, Any] = {"n_classes": 5, "score": lambda z, rows: float(z.sum()), "tol": 1e-8}
+    copied = cross_validate_path(x, labels, GRID[:3], folds, **options)
+    monkeypatch.setattr(path, "COPIED", 0)
+    kept = cross_validate_path(x, labels, GRID[:3], folds, **options)
+    np.testing.assert_allclose(kept.fold_coefs, copied.fold_coefs, atol=2e-3)
+    np.testing.assert_allclose(kept.scores, copied.scores, rtol=1e-3, atol=1e-2)
+
+
+def large() -> tuple[Any, Any, Any]:
+    """Enough rows for float32 and its preconditioners."""
+    random = np.random.default_rng(5)
+    centres = random.normal(size=(5, 40))
+    labels = random.integers(5, size=12_000)
+    x = (centres[labels] + 3 * random.normal(size=(12_000, 40))).astype(np.float32)
+    return x, labels, centres

@@ -1,4 +1,4 @@
-"""The diagonal blocks of the Hessian, Σ_i v_ik x_i x_iᵀ + κ I with v_ik = a_i t_i S_ik (1 − S_ik), one for each class k.
+"""The diagonal blocks of the Hessian, Σ_i v_ik x_i x_iᵀ + κ I with v_ik = a_i t_i S_ik (1 − S_ik), one for each class.
 
 They know which rows still matter to which class, and where classes are nearly told apart, a tenth of the products is
 enough with them; but S changes, and they have to be made anew.  Each is of rows drawn with probabilities proportional
@@ -39,14 +39,14 @@ class Blocks:
         assert problem.prob is not None
         prob = problem.prob
         self.free, self.width = problem.fit_intercept, p + int(problem.fit_intercept)
-        width = self.width
-        self.index = np.linspace(0, n - 1, min(n, SEEN_ROWS)).astype(np.intp)
+        width, self.n_rows = self.width, n
+        index = _spread_over(n)
         self.seen = self._seen(problem)
 
         def rows_of(index: Array) -> Array:
             return design.rows(index, np.float32) if features is None else features[index]
 
-        some = rows_of(self.index).astype(np.float64)
+        some = rows_of(index).astype(np.float64)
         # Features far from zero would leave float32 nothing of their variance.
         self.center: Float = some.mean(axis=0) if self.free and features is None else np.zeros(p)
         moved = self.center.astype(np.float32)
@@ -58,7 +58,7 @@ class Blocks:
             return rows_of(index) - moved, np.sqrt(weight).astype(np.float32, copy=False)
 
         h = 1.0 if problem.curvature is None else problem.curvature
-        if not np.ptp(prob[self.index], axis=0).any():  # no row is told from another: one Gram matrix
+        if not np.ptp(prob[index], axis=0).any():  # no row is told from another: one Gram matrix
             counts = np.full(k, 8 * width / k)
             x, root = drawn(np.broadcast_to(np.asarray(h, dtype=np.float64), n), max(512, 8 * width))
             share = prob[0].astype(np.float64) * (1 - prob[0].astype(np.float64))
@@ -86,8 +86,9 @@ class Blocks:
         self.price = work / (2.0 * n * p * k / 38e9 if features is None else 2.0 * design.x.nnz * k / 5.4e9)
         self.penalty: float | None = None
 
-    def _seen(self, problem: Problem) -> Array:
-        prob = problem.probabilities(self.index).astype(np.float64)
+    @staticmethod
+    def _seen(problem: Problem) -> Array:
+        prob = problem.probabilities(_spread_over(problem.design.n_rows)).astype(np.float64)
         return np.asarray(prob * (1 - prob))
 
     @property
@@ -97,7 +98,10 @@ class Blocks:
 
     def is_stale(self, problem: Problem) -> bool:
         """Whether the weights of the rows have changed since."""
-        return float(np.abs(self._seen(problem) - self.seen).sum()) > 0.15 * float(self.seen.sum())
+        now, then = self._seen(problem), self.seen
+        if problem.design.n_rows != self.n_rows:  # another problem's: a fold's, of which only the classes are the same
+            now, then = now.mean(axis=0), then.mean(axis=0)
+        return float(np.abs(now - then).sum()) > 0.15 * float(then.sum())
 
     def set_penalty(self, kappa: float, damping: float = 0.0) -> None:
         """Take another κ, and a damping of weights and intercepts alike."""
@@ -137,6 +141,10 @@ class Blocks:
         _each(len(right), solve, self.n_threads)
         right -= right.mean(axis=0)
         return right[:, :p].copy(), (right[:, p].astype(np.float64) if self.free else np.zeros(len(bias)))
+
+
+def _spread_over(n: int) -> Array:
+    return np.linspace(0, n - 1, min(n, SEEN_ROWS)).astype(np.intp)
 
 
 def _each(count: int, work: Any, n_threads: int) -> None:

@@ -6,6 +6,7 @@ float32 products find a direction, and a float64 gradient decides where it leads
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,43 +24,46 @@ MOST_PRODUCTS = 250
 MODEL_RATE = 0.15  # CG ends when its newest step gained less than this share of the mean step
 EARLY_RATE = 0.4  # the same while the model itself is far from the loss
 RENEWED = 1.5  # of its price a preconditioner has to have been used for before it is made anew
-SAMPLE, MOST_SAMPLED = 2.0, 16.0  # rows of a block for each feature
-SLOW = 20  # products of a direction that ask for a larger sample
+SAMPLE, MOST_SAMPLED = 2.0, 16.0
+SLOW = 10  # products of a direction that ask for a larger sample
 
 __all__ = ["Truncated", "conjugate_gradients"]
 
 
+@dataclass
+class Kept:
+    """A preconditioner, and how it has served."""
+
+    preconditioner: Any
+    sample: float = SAMPLE  # rows of a block for each feature
+    spent: int = 0  # Hessian products since it was made
+    coarse: bool = False  # whether a larger sample would be better
+
+
 class Truncated:
-    """Finds directions with a preconditioner that is kept while it serves."""
+    """Finds directions with a preconditioner that is kept while it serves, for the next fit of a path as well."""
 
     def __init__(self, problem: Problem, state: State) -> None:
         self.problem, self.state = problem, state
-        self.spent = 0  # Hessian products since the preconditioner was made
-        self.sample, self.coarse = SAMPLE, False
 
     def __call__(self, gradient: tuple[Float, Float], damping: float) -> Direction | None:
-        problem, state = self.problem, self.state
-        precondition = state.preconditioner
-        due = precondition is not None and self.spent >= RENEWED * precondition.price
-        if precondition is None or (due and (self.coarse or precondition.is_stale(problem))):
-            precondition = state.preconditioner = preconditioner_of(problem, state.kappa, self.sample)
-            self.spent, self.coarse = 0, False
-        precondition.set_penalty(state.kappa, damping)
+        problem, state, kept = self.problem, self.state, self.state.preconditioner
+        due = kept is not None and kept.spent >= RENEWED * kept.preconditioner.price
+        if kept is None or (due and (kept.coarse or kept.preconditioner.is_stale(problem))):
+            sample = SAMPLE if kept is None else kept.sample * (1 + kept.coarse)
+            kept = state.preconditioner = Kept(preconditioner_of(problem, state.kappa, sample), sample)
+        kept.preconditioner.set_penalty(state.kappa, damping)
+        rate = EARLY_RATE if state.gain > 0.05 * state.objective else MODEL_RATE
         d, db, gain, products = conjugate_gradients(
-            problem,
-            state.kappa,
-            damping,
-            gradient,
-            precondition,
-            rate=EARLY_RATE if state.gain > 0.05 * state.objective else MODEL_RATE,
+            problem, state.kappa, damping, gradient, kept.preconditioner, rate=rate
         )
-        self.spent += products
-        if products > SLOW and self.sample < MOST_SAMPLED and not self.coarse:
-            self.sample, self.coarse = 2 * self.sample, True
+        kept.spent += products
+        kept.coarse = kept.coarse or (products > SLOW and kept.sample < MOST_SAMPLED)
         if state.patience is not None and products > state.patience:
             state.handed_over = True
             return None
-        return Direction(d, db if problem.fit_intercept else np.zeros_like(gradient[1]), gain, precondition.typical)
+        free = problem.fit_intercept
+        return Direction(d, db if free else np.zeros_like(gradient[1]), gain, kept.preconditioner.typical)
 
 
 def conjugate_gradients(

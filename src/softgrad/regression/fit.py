@@ -123,8 +123,8 @@ def fit(
     fit_intercept : bool
         Whether there is an intercept, which is not penalised.
     solver : {"auto", "newton-cg", "newton", "lbfgs"}
-        "newton-cg": truncated Newton with a Kronecker (dense) or diagonal (sparse) preconditioner; "newton": the exact
-        Hessian, for few parameters; "lbfgs": preconditioned L-BFGS. "auto" chooses by shape, and first turns fewer rows
+        "newton-cg": truncated Newton, preconditioned with the Hessian's diagonal blocks, or a Kronecker product where
+        they are too large; "newton": the whole Hessian, for few parameters; "lbfgs": preconditioned L-BFGS. "auto" chooses by shape, and first turns fewer rows
         than features into their row space.
     tol : float
         The fit is done when ``gap`` is at most this. Without a penalty: when the Newton decrement is.

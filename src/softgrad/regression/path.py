@@ -17,7 +17,7 @@ from softgrad.regression.sources import RowBlocks
 
 Float = NDArray[np.float64]
 
-STALE_PRODUCTS = 14  # Hessian products an iteration beyond which a new preconditioner is worth its price
+COPIED = 1 << 30  # bytes of rows that the folds may hold together
 
 __all__ = ["CrossValidation", "PathResult", "cross_validate_path", "softmax_path"]
 
@@ -182,11 +182,12 @@ def _along(
     options: _Options,
     start: tuple[Float, Float] | None,
     guides: list[tuple[Float, Float]] | None = None,
-    preconditioner: Any = None,
 ) -> Any:
-    """Fit one C after the other; ``guides`` are solutions of a problem alike, whose changes are followed."""
+    """Fit one C after the other; ``guides`` are solutions of a problem alike, whose changes are followed.
+
+    Whoever asks for the next fit may have changed ``inputs.preconditioner``, and added to ``guides``.
+    """
     before: list[tuple[Float, Float]] = []
-    inputs.preconditioner = preconditioner
     for i, c in enumerate(values):
         if guides is not None:
             start = guides[i]
@@ -215,8 +216,6 @@ def _along(
             preconditioner=inputs.preconditioner,
         )
         before.append((inputs.last_weight, inputs.last_bias))
-        if result.n_iter and result.n_passes > STALE_PRODUCTS * result.n_iter:
-            inputs.preconditioner = None
         yield result
 
 
@@ -257,8 +256,8 @@ def cross_validate_path(
 ) -> CrossValidation:
     """The path of all rows, and of every fold, which follows it.
 
-    The total comes first: at each C a fold starts at its own last fit, moved as the total moved. Each fold has one
-    preconditioner for all values of C.
+    At each C the total comes first. A fold starts at its own last fit, moved as the total moved, and is preconditioned
+    with what the total was: its Hessian is nearly a part of the total's.
 
     Parameters
     ----------
@@ -287,37 +286,44 @@ def cross_validate_path(
     """
     values, y = _grid(Cs), np.asarray(targets)
     _check_folds(folds, len(y))
-    total = softmax_path(
-        x, y, values, n_classes=n_classes, sample_weight=sample_weight, class_weight=class_weight,
-        label_smoothing=label_smoothing, offset=offset, fit_intercept=fit_intercept, solver=solver, tol=tol,
-        max_iter=max_iter, max_memory=max_memory, n_threads=n_threads, callback=callback,
+    inputs = checked(
+        x, y, n_classes, sample_weight=sample_weight, class_weight=class_weight, label_smoothing=label_smoothing,
+        offset=offset, fit_intercept=fit_intercept, max_memory=max_memory, n_threads=n_threads,
+        reduce_rows=solver == "auto",
     )  # fmt: skip
-    free, features = total.coefs.shape[1:]
-    shape = (len(folds), len(values))
-    scores, passes = np.full(shape, np.nan), total.n_passes
-    coefs, intercepts = np.zeros((*shape, free, features)), np.zeros((*shape, free))
+    for c in values:
+        check_options(float(c), solver, tol, max_iter)
+    options = _Options(solver, tol, max_iter, callback)
     a = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     w = None if class_weight is None else np.asarray(class_weight, dtype=np.float64)
     shift = None if offset is None else np.asarray(offset, dtype=np.float64)
     if shift is not None and shift.ndim == 1:
         shift = np.stack([-shift / 2, shift / 2], axis=1)
-    options = _Options(solver, tol, max_iter, callback)
-    runs = []
-    for train, test in folds:
-        rows = _Fold(x, y, a, w, shift, n_classes, np.asarray(train), np.asarray(test))
-        runs.append((rows, rows.fits(values, total, options, label_smoothing, fit_intercept, max_memory, n_threads)))
-    best, since = -np.inf, 0
+    runs = [
+        _Fold(x, y, a, w, shift, n_classes, np.asarray(train), np.asarray(test), len(folds)) for train, test in folds
+    ]
+    fits = [run.fits(values, options, label_smoothing, fit_intercept, max_memory, n_threads) for run in runs]
+    free, shape = 1 if n_classes == 2 else n_classes, (len(folds), len(values))
+    features = (inputs.problem.design.n_features if inputs.basis is None else inputs.basis.shape[1],)
+    coefs, intercepts = np.zeros((*shape, free, *features)), np.zeros((*shape, free))
+    scores, passes, results = np.full(shape, np.nan), 0.0, []
+    best, since, ended = -np.inf, 0, False
     with single_threaded_blas():
-        for i in range(len(values)):
-            for f, (fold, fits) in enumerate(runs):
-                coef, intercept, spent = next(fits)
+        for i, result in enumerate(_along(inputs, values, options, None)):
+            results.append(result)
+            passes += result.n_passes
+            if ended:
+                continue
+            for f, fold in enumerate(runs):
+                fold.follow(result, inputs)
+                coef, intercept, spent = next(fits[f])
                 passes += spent
                 coefs[f, i], intercepts[f, i] = coef, intercept
                 scores[f, i] = score(fold.logits(coef, intercept), fold.test)
             mean = float(scores[:, i].mean())
             best, since = (mean, 0) if mean > best else (best, since + 1)
-            if early_stop is not None and since >= early_stop:
-                break
+            ended = early_stop is not None and since >= early_stop
+    total = _collect(values, results)
     return CrossValidation(total, scores, coefs, intercepts, passes)
 
 
@@ -334,6 +340,11 @@ def _check_folds(folds: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]], n: 
                 raise ValueError(f"the {name} indices of fold {f} name row {rows[bad[0]]}; there are {n} rows")
 
 
+def _bytes(x: Any) -> int:
+    """Of a dense array or a sparse matrix."""
+    return int(getattr(x, "data", x).nbytes if not isinstance(x, np.ndarray) else x.nbytes)
+
+
 class _Fold:
     """The rows of one fold, with the classes that it has."""
 
@@ -347,6 +358,7 @@ class _Fold:
         n_classes: int,
         train: NDArray[np.intp],
         test: NDArray[np.intp],
+        copies: int,
     ) -> None:
         self.x, self.test, self.n_classes, self.shift = x, test, n_classes, shift
         weight = np.ones(len(y)) if a is None else a
@@ -357,7 +369,12 @@ class _Fold:
         inside = np.where(held, weight, 0.0)
         mass = np.bincount(y, inside, n_classes) if y.ndim == 1 else inside @ y
         self.present = np.flatnonzero(mass > 0)
-        if self.stream:  # the rows cannot be taken out: they stay, without weight
+        self.whole = len(self.present) == n_classes
+        self.inputs: Inputs | None = None
+        self.heard: list[tuple[FitResult, Inputs]] = []
+        self.guides: list[tuple[Float, Float]] = []
+        # Rows that cannot be taken out, or would be too much to hold again for each fold, stay without weight.
+        if self.stream or _bytes(x) * copies > COPIED:
             kept: Any = slice(None)
             self.rows, self.weight = x, inside
         else:
@@ -372,7 +389,6 @@ class _Fold:
     def fits(
         self,
         values: Float,
-        total: PathResult,
         options: _Options,
         smoothing: float,
         fit_intercept: bool,
@@ -383,26 +399,39 @@ class _Fold:
         k, present = self.n_classes, self.present
         if len(present) < 2:
             for _ in values:
-                yield self._constant(total.coefs.shape[1:])
+                yield self._constant((1 if k == 2 else k, self.x.n_features if self.stream else self.x.shape[1]))
             return
-        inputs = checked(
+        inputs = self.inputs = checked(
             self.rows, self.targets, len(present), sample_weight=self.weight, class_weight=self.class_weight,
             label_smoothing=smoothing, offset=self.offset, fit_intercept=fit_intercept, max_memory=max_memory,
             n_threads=n_threads, reduce_rows=options.solver == "auto",
         )  # fmt: skip
         inputs.binomial = k == 2
-        whole = len(present) == k
-        guides = None
-        if whole:
-            made = [inputs.inner((c, b)) for c, b in zip(total.coefs, total.intercepts, strict=True)]
-            guides = [guide for guide in made if guide is not None]
-        for result in _along(inputs, values, options, None, guides):
-            if whole:
+        self._take()
+        for result in _along(inputs, values, options, None, self.guides if self.whole else None):
+            if self.whole:
                 yield result.coef, result.intercept, result.n_passes
-                continue
-            coef, intercept = np.zeros((k, result.coef.shape[1])), np.full(k, -np.inf)
-            coef[present], intercept[present] = result.coef, result.intercept
-            yield coef, intercept, result.n_passes
+            else:
+                coef, intercept = np.zeros((k, result.coef.shape[1])), np.full(k, -np.inf)
+                coef[present], intercept[present] = result.coef, result.intercept
+                yield coef, intercept, result.n_passes
+            self._take()
+
+    def follow(self, result: FitResult, total: Inputs) -> None:
+        """Hear of the total's fit at the next C."""
+        self.heard.append((result, total))
+
+    def _take(self) -> None:
+        """Start where the total's fit points, and with its preconditioner."""
+        inputs = self.inputs
+        if inputs is None or not self.heard or not self.whole:
+            return
+        result, total = self.heard.pop()
+        guide = inputs.inner((result.coef, result.intercept))
+        assert guide is not None
+        self.guides.append(guide)
+        if inputs.basis is None and total.basis is None:
+            inputs.preconditioner = total.preconditioner
 
     def _constant(self, shape: tuple[int, ...]) -> tuple[Float, Float, float]:
         """One class alone: it is certain."""
