@@ -49,15 +49,15 @@ def dual_value(
     to = room / room.sum()
     moved = mass * (1 - stays)
     spread = -float(to[to > 0] @ np.log(to[to > 0]))
-    of_move = moved.sum() * spread + float(mass @ (_plogp(stays) + _plogp(1 - stays)))
-    value = (1 - theta) * (entropy) + theta * of_move
+    of_move = float(moved.sum()) * spread + float(mass @ (_plogp(stays) + _plogp(1 - stays)))
+    value = float((1 - theta) * entropy + theta * of_move)
     if problem.offset is not None:
         value -= theta * float(moved.sum()) * problem.offset_range
     if rough:
         return value - length**2 / (2 * kappa)
     if not problem.small and (reach := problem.design.reach()) is not None:
         # ‖θ (Tᵀ − I) Σ y xᵀ‖ ≤ θ √2 (moved mass) max‖x‖: after `Problem.level` so little that no row need be read.
-        more = theta * np.sqrt(2) * float(moved.sum()) * reach
+        more = float(theta * np.sqrt(2)) * float(moved.sum()) * reach
         if more * (length + more) <= 1e-8 * kappa * entropy:
             return value - ((1 - theta) * length + more) ** 2 / (2 * kappa)
     targets = problem.target_sums()

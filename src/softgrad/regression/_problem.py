@@ -92,7 +92,8 @@ class Problem:
         pair = 2 * n * k * np.dtype(self.dtype).itemsize
         budget = pair + STORED if max_memory is None else max_memory
         both = np.empty((2, n, k), self.dtype) if pair <= budget else None
-        self.scores, self.along = (None, None) if both is None else (both[0], both[1])
+        self.scores: Array | None = None if both is None else both[0]
+        self.along: Array | None = None if both is None else both[1]
         # Scores in float64 take the memory of both for as long as a gradient needs them.
         self.wide = None if both is None or self.small else both.reshape(-1).view(np.float64).reshape(n, k)
         self.prob = np.empty((n, k), self.dtype) if 3 * pair // 2 <= budget else None

@@ -124,8 +124,8 @@ def fit(
         Whether there is an intercept, which is not penalised.
     solver : {"auto", "newton-cg", "newton", "lbfgs"}
         "newton-cg": truncated Newton, preconditioned with the Hessian's diagonal blocks, or a Kronecker product where
-        they are too large; "newton": the whole Hessian, for few parameters; "lbfgs": preconditioned L-BFGS. "auto" chooses by shape, and first turns fewer rows
-        than features into their row space.
+        they are too large; "newton": the whole Hessian, for few parameters; "lbfgs": preconditioned L-BFGS. "auto"
+        chooses by shape, and first turns fewer rows than features into their row space.
     tol : float
         The fit is done when ``gap`` is at most this. Without a penalty: when the Newton decrement is.
     max_iter : int
@@ -226,7 +226,7 @@ def solve(
             if solver == "lbfgs":
                 lbfgs(problem, state)
             else:
-                newton(problem, state, {"newton-cg": Truncated, "newton": Exact}[solver](problem, state))
+                newton(problem, state, Exact(problem, state) if solver == "newton" else Truncated(problem, state))
             if state.handed_over:
                 solver = "newton"
                 newton(problem, state, Exact(problem, state))
