@@ -28,14 +28,15 @@ def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_all_kernels_run_clean(program: Path) -> None:
     done = run(program)
     assert done.returncode == 0, (done.stdout[-2000:], done.stderr[-4000:])
-    counts = dict(line.split() for line in done.stdout.splitlines())
+    counts = {name: (int(head), int(layer)) for name, head, layer in map(str.split, done.stdout.splitlines())}
     assert tuple(counts) == NATIVE or not NATIVE  # every variant that this machine runs
-    assert all(int(count) > 2000 for count in counts.values())
+    assert all(head > 2000 and layer > 10_000 for head, layer in counts.values())
 
 
 @pytest.mark.parametrize("where", [(), ("guarded",)], ids=["heap", "guard page"])
+@pytest.mark.parametrize("kernel", ["rows", "scores", "back", "curvature", "sparse"])
 @pytest.mark.parametrize("name", NATIVE or ("baseline",))
-def test_one_element_too_many_is_noticed(name: str, where: tuple[str, ...], program: Path) -> None:
-    done = run(program, "overrun", name, *where)
+def test_one_element_too_many_is_noticed(name: str, kernel: str, where: tuple[str, ...], program: Path) -> None:
+    done = run(program, "overrun", name, kernel, *where)
     assert done.returncode != 0
     assert "AddressSanitizer" in done.stderr

@@ -21,6 +21,9 @@ def draw(weight: Array, count: int) -> tuple[Array, Array]:
     total = float(reached[-1])
     if count >= len(weight) or total <= 0:
         return np.arange(len(weight)), weight
+    if count >= np.count_nonzero(weight):
+        index = np.flatnonzero(weight)
+        return index, weight[index]
     c = count / total
     if c * float(weight.max()) > 1:
         for _ in range(4):  # rows that are certain leave more draws to the others
@@ -30,6 +33,6 @@ def draw(weight: Array, count: int) -> tuple[Array, Array]:
                 break
             c = room / left
         reached = np.cumsum(np.minimum(weight, 1 / c), dtype=np.float64)
-    index = np.searchsorted(reached, (np.arange(int(c * float(reached[-1]))) + 0.5) / c)
+    index = np.searchsorted(reached, (np.arange(round(c * float(reached[-1]))) + 0.5) / c)
     index = np.unique(np.minimum(index, len(weight) - 1))
     return index, np.maximum(weight[index], 1 / c)
