@@ -20,11 +20,18 @@ template <class A> struct HalfOf { using type = HalfF; };
 template <> struct HalfOf<double> { using type = HalfD; };
 FORCE_INLINE inline HalfF half_fma(HalfF a, HalfF b, HalfF c) { return _mm256_fmadd_ps(a, b, c); }
 FORCE_INLINE inline HalfD half_fma(HalfD a, HalfD b, HalfD c) { return _mm256_fmadd_pd(a, b, c); }
+FORCE_INLINE inline void store_half(float* p, HalfF v, int64_t n) {
+  _mm256_mask_storeu_ps(p, n < 8 ? __mmask8((1u << n) - 1) : __mmask8(0xff), v);
+}
+FORCE_INLINE inline void store_half(double* p, HalfD v, int64_t n) {
+  _mm256_mask_storeu_pd(p, n < 4 ? __mmask8((1u << n) - 1) : __mmask8(0x0f), v);
+}
 constexpr int registers = 28;
 template <class A> constexpr int unit = lanes<A> / 2;
 #else
 template <class A> struct HalfOf { using type = V<A>; };
 template <class W> FORCE_INLINE inline W half_fma(W a, W b, W c) { return fma_of(a, b, c); }
+template <class A, class W> inline void store_half(A*, W, int64_t) {}
 constexpr int registers = 12;
 template <class A> constexpr int unit = lanes<A>;
 #endif
@@ -74,15 +81,11 @@ void scores_block(const T* x, int64_t x_stride, const A* weight, int64_t weight_
   }
   UNROLL for (int r = 0; r < Rows; ++r) {
     A* to = out + r * out_stride;
-    A rest[L];
     UNROLL for (int v = 0; v < Whole; ++v) {
       if ((v + 1) * L <= cols) store(to + v * L, sum[r][v]);
       else store_part<A>(to + v * L, sum[r][v], cols - v * L);
     }
-    if (Part) {
-      std::memcpy(rest, &end[r], sizeof end[r]);
-      for (int64_t j = 0; j < cols - Whole * L; ++j) to[Whole * L + j] = rest[j];
-    }
+    if (Part) store_half(to + Whole * L, end[r], cols - Whole * L);
   }
 }
 
@@ -119,6 +122,13 @@ void scores_range(const T* x, int64_t x_stride, int64_t rows, int64_t features, 
   }
 }
 
+// The last `keep` lanes of a vector, added.
+template <class A> NEVER_INLINE void add_last(A* to, V<A> v, int64_t keep) {
+  A last[lanes<A>];
+  store(last, v);
+  for (int64_t f = lanes<A> - keep; f < lanes<A>; ++f) to[f] += last[f];
+}
+
 // `Classes` columns of G times `Wide` vectors of features; `classes` of them are real, and the last `keep` features are
 // new: the others were added before.
 template <class A, class T, int Classes, int Wide>
@@ -140,9 +150,7 @@ void back_block(const A* g, int64_t g_stride, const T* x, int64_t x_stride, int6
     if (j >= classes) break;
     A* to = out + j * out_stride;
     if (keep < L) {
-      A last[L];
-      store(last, sum[j][0]);
-      for (int64_t f = L - keep; f < L; ++f) to[f] += last[f];
+      add_last(to, sum[j][0], keep);
     } else {
       UNROLL for (int v = 0; v < Wide; ++v) store(to + v * L, load(to + v * L) + sum[j][v]);
     }

@@ -31,6 +31,7 @@ MOST_LEVELLED = 256  # classes
 MOST_LEVELLINGS = 6
 LEVEL, LEVEL_PRECISE = 3e-7, 1e-15  # of a class's mass, by the type of the scores
 STORED = 32 << 20  # bytes beyond two (N, K) arrays that a fit may keep without being asked
+MOST_STORED = 4 << 30  # bytes in all: a hundred thousand classes would ask for more than there is
 
 __all__ = ["Evaluation", "Problem"]
 
@@ -90,7 +91,7 @@ class Problem:
         self.dtype: Any = np.float64 if self.small else np.float32
         self.slots: list[Slot] = []
         pair = 2 * n * k * np.dtype(self.dtype).itemsize
-        budget = pair + STORED if max_memory is None else max_memory
+        budget = min(pair + STORED, MOST_STORED) if max_memory is None else max_memory
         both = np.empty((2, n, k), self.dtype) if pair <= budget else None
         self.scores: Array | None = None if both is None else both[0]
         self.along: Array | None = None if both is None else both[1]

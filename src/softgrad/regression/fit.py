@@ -131,7 +131,8 @@ def fit(
     max_iter : int
         Most iterations.
     max_memory : int, optional
-        Bytes for arrays of the shape (N, K); by default two of them and 32 MB. Without memory they are computed again.
+        Bytes for arrays of the shape (N, K); by default two of them and 32 MB, at most 4 GB. What does not fit is
+        computed again.
     n_threads : int, optional
         Threads; the result's bits do not depend on them.
     start : (coef, intercept), optional
