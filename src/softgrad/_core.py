@@ -85,19 +85,19 @@ def row_weights(sample_weight: Any, rows: Rows) -> Array | None:
     return weights.reshape(-1)
 
 
-def class_weights(class_weight: Any, rows: Rows) -> Array | None:
+def class_weights(class_weight: Any, rows: Rows, name: str = "class_weight") -> Array | None:
     """Class weights in the arithmetic type, checked."""
     if class_weight is None:
         return None
     weights = np.asarray(class_weight)
     classes = rows.array.shape[1]
     if weights.dtype.kind not in "fiub":
-        raise TypeError(f"class_weight of dtype {weights.dtype} are not numbers")
+        raise TypeError(f"{name} of dtype {weights.dtype} are not numbers")
     if weights.shape != (classes,):
-        raise ValueError(f"class_weight has shape {weights.shape}; one weight for each class is ({classes},)")
+        raise ValueError(f"{name} has shape {weights.shape}; one weight for each class is ({classes},)")
     weights = np.array(weights, dtype=np.float64 if rows.storage == FLOAT64 else np.float32, order="C")
     if (bad := first_bad(weights)) is not None:
-        raise ValueError(f"class_weight{list(bad)} is {weights[bad]}; weights are finite")
+        raise ValueError(f"{name}{list(bad)} is {weights[bad]}; weights are finite")
     return weights
 
 

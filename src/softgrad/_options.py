@@ -100,6 +100,10 @@ def _number(name: str, value: Any) -> float:
         raise TypeError(f"{name} must be a number, not {value!r}") from None
 
 
+def _finite(value: float) -> bool:
+    return -math.inf < value < math.inf  # a comparison: torch.compile traces it where it cannot trace isfinite
+
+
 @dataclass(slots=True)
 class Options:
     """The options of one call, checked; the only validator of their values."""
@@ -122,15 +126,15 @@ class Options:
         self.z_loss = _number("z_loss", self.z_loss)
         if not 0.0 <= self.label_smoothing <= 1.0:
             raise ValueError(f"label_smoothing={self.label_smoothing} is outside [0, 1]")
-        if not (math.isfinite(self.logit_scale) and self.logit_scale != 0):
+        if not (_finite(self.logit_scale) and self.logit_scale != 0):
             raise ValueError(f"logit_scale={self.logit_scale} must be finite and not 0")
-        if not (math.isfinite(self.temperature) and self.temperature > 0):
+        if not (_finite(self.temperature) and self.temperature > 0):
             raise ValueError(f"temperature={self.temperature} must be finite and greater than 0")
         if self.softcap is not None:
             self.softcap = _number("softcap", self.softcap)
-            if not (math.isfinite(self.softcap) and self.softcap > 0):
+            if not (_finite(self.softcap) and self.softcap > 0):
                 raise ValueError(f"softcap={self.softcap} must be finite and greater than 0 (None for no softcap)")
-        if not (math.isfinite(self.z_loss) and self.z_loss >= 0):
+        if not (_finite(self.z_loss) and self.z_loss >= 0):
             raise ValueError(f"z_loss={self.z_loss} must be finite and at least 0")
         if self.reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction={self.reduction!r} is none of 'mean', 'sum', 'none'")

@@ -28,9 +28,10 @@ from softgrad._core import (
     settle,
 )
 from softgrad._options import LOSS, LossOptions, Options, documented, options_of
+from softgrad._products import NUMPY, Products
 from softgrad._schedule import row_blocks
 from softgrad._targets import Targets, as_targets
-from softgrad._threads import resolve_threads, run_blocks, single_threaded_blas
+from softgrad._threads import resolve_threads, run_blocks
 
 __all__ = ["LinearGradients", "linear_cross_entropy", "linear_cross_entropy_with_grad"]
 
@@ -119,7 +120,7 @@ class _Plan(NamedTuple):
     workers: int  # that may hold a product at a time
 
     @classmethod
-    def of(cls, inputs: _Inputs, max_memory: int | None) -> _Plan:
+    def of(cls, inputs: _Inputs, max_memory: int | None, max_rows: int | None = None) -> _Plan:
         budget = DEFAULT_MEMORY if max_memory is None else max_memory
         if isinstance(budget, bool) or not hasattr(budget, "__index__"):
             raise TypeError(f"max_memory must be a whole number of bytes or None, not {budget!r}")
@@ -133,7 +134,7 @@ class _Plan(NamedTuple):
             raise ValueError(
                 f"max_memory={budget} is not enough: one row of {classes} logits needs {scratch + row} bytes"
             )
-        rows = max(1, min(n, (budget - scratch) // row))
+        rows = max(1, min(n, (budget - scratch) // row, n if max_rows is None else max_rows))
         rows = -(-n // -(-n // rows)) if n else 1  # tiles of equal size
         return cls(rows, cols, max(1, scratch // (cols * product)))
 
@@ -141,14 +142,17 @@ class _Plan(NamedTuple):
 class _Pass:
     """One walk over the row tiles."""
 
-    def __init__(self, inputs: _Inputs, plan: _Plan, grads: LinearGradients, n_threads: int) -> None:
+    def __init__(
+        self, inputs: _Inputs, plan: _Plan, grads: LinearGradients, n_threads: int, products: Products
+    ) -> None:
         self.inputs, self.plan, self.grads, self.n_threads = inputs, plan, grads, n_threads
+        self.products = products
         classes = inputs.weight.shape[0]
         self.tile = np.empty((plan.rows, classes), inputs.compute)
         self.edges = [(c, min(c + plan.cols, classes)) for c in range(0, classes, plan.cols)]
 
     def _weight(self, lo: int, hi: int) -> Array:
-        return self.inputs.weight[lo:hi].astype(self.inputs.compute, copy=False)
+        return self.products.widen(self.inputs.weight[lo:hi], self.inputs.compute)
 
     def _run(self, work: Any, count: int, *, scratch: bool = False) -> None:
         run_blocks(work, count, min(self.n_threads, self.plan.workers) if scratch else self.n_threads)
@@ -159,10 +163,20 @@ class _Pass:
 
         def work(i: int) -> None:
             lo, hi = self.edges[i]
-            np.matmul(x, self._weight(lo, hi).T, out=tile[:, lo:hi])
+            self.products.multiply(x, self._weight(lo, hi).T, tile[:, lo:hi])
 
         self._run(work, len(self.edges), scratch=self.inputs.converts)
         return tile
+
+    def add_bias(self, tile: Array, bias: Array) -> None:
+        """Complete the logits of a tile."""
+        n = len(tile)
+        blocks = row_blocks(n, tile.shape[1], self.n_threads)
+
+        def work(i: int) -> None:
+            self.products.add_bias(tile[n * i // blocks : n * (i + 1) // blocks], bias)
+
+        run_blocks(work, blocks, self.n_threads)
 
     def back(self, g: Array, x: Array, first: int) -> None:
         """Carry ``G`` of a tile of rows back into the gradients that are wanted."""
@@ -180,12 +194,12 @@ class _Pass:
             lo, hi = edges[i]
             part = to[first + lo : first + hi]  # type: ignore[index]
             if not self.inputs.converts:
-                np.matmul(g[lo:hi], self.inputs.weight, out=part)
+                self.products.multiply(g[lo:hi], self.inputs.weight, part)
                 return
             total = np.zeros(part.shape, self.inputs.compute)
             for c, d in self.edges:
                 total += g[lo:hi, c:d] @ self._weight(c, d)
-            part[...] = total
+            self.products.store(part, total)
 
         self._run(work, blocks, scratch=self.inputs.converts)
 
@@ -195,15 +209,10 @@ class _Pass:
         def work(i: int) -> None:
             lo, hi = self.edges[i]
             part = g[:, lo:hi]
-            if weight is not None and fresh:
-                np.matmul(part.T, x, out=weight[lo:hi])
-            elif weight is not None:
-                weight[lo:hi] += part.T @ x
+            if weight is not None:
+                self.products.accumulate(part.T, x, weight[lo:hi], fresh)
             if bias is not None:
-                if fresh:
-                    bias[lo:hi] = part.sum(axis=0)
-                else:
-                    bias[lo:hi] += part.sum(axis=0)
+                self.products.column_sums(part, bias[lo:hi], fresh)
 
         self._run(work, len(self.edges), scratch=True)
 
@@ -221,14 +230,32 @@ def _walk(
     n_threads: int,
     grads: LinearGradients,
     stats: PredictionStats | None,
+    products: Products = NUMPY,
 ) -> Outcome:
-    """Every tile of rows: logits, kernel in place, products back."""
-    rows = inputs.rows
-    plan = _Plan.of(inputs, max_memory)
-    by_products = ByProducts(stats, rows)
+    """Check the weights of a call, and walk."""
     refuse_useless(targets, options)
-    weights = class_weights(options.class_weight, rows)
-    a = row_weights(options.sample_weight, rows)
+    weights = class_weights(options.class_weight, inputs.rows)
+    a = row_weights(options.sample_weight, inputs.rows)
+    return walk(inputs, targets, options, weights, a, max_memory, n_threads, grads, stats, products)
+
+
+def walk(
+    inputs: _Inputs,
+    targets: Targets,
+    options: Options,
+    weights: Array | None,
+    a: Array | None,
+    max_memory: int | None,
+    n_threads: int,
+    grads: LinearGradients,
+    stats: PredictionStats | None,
+    products: Products,
+    max_rows: int | None = None,
+) -> Outcome:
+    """Every tile of rows: logits, kernel in place, products back.  The weights have been checked."""
+    rows = inputs.rows
+    plan = _Plan.of(inputs, max_memory, max_rows)
+    by_products = ByProducts(stats, rows)
     factors = settle(build_head(rows.array, rows.storage, targets, options, weights, a), rows, targets, options)
     n = len(rows.array)
     losses = np.zeros(n)
@@ -241,19 +268,19 @@ def _walk(
     if (factors.void and stats is None) or n == 0:
         by_products.deliver()
         return Outcome(losses, factors.void)
-    step = _Pass(inputs, plan, grads, n_threads)
-    bias = None if inputs.bias is None else inputs.bias.astype(inputs.compute, copy=False)
-    with single_threaded_blas():
+    step = _Pass(inputs, plan, grads, n_threads, products)
+    bias = None if inputs.bias is None else products.widen(inputs.bias, inputs.compute)
+    with products.single_threaded():
         for lo in range(0, n, plan.rows):
             hi = min(lo + plan.rows, n)
-            x = inputs.x[lo:hi].astype(inputs.compute, copy=False)
+            x = products.widen(inputs.x[lo:hi], inputs.compute)
             tile = step.logits(x)
             head = build_head(
                 tile, rows.storage, _part(targets, lo, hi), options, weights, None if a is None else a[lo:hi]
             )
-            _tile_kernel(
-                head, tile, bias, rows.storage, factors, losses[lo:hi], by_products.part(lo, hi), wanted, n_threads
-            )
+            if bias is not None:
+                step.add_bias(tile, bias)
+            _tile_kernel(head, tile, rows.storage, factors, losses[lo:hi], by_products.part(lo, hi), wanted, n_threads)
             if wanted:
                 step.back(tile, x, lo)
     by_products.deliver()
@@ -263,7 +290,6 @@ def _walk(
 def _tile_kernel(
     head: Any,
     tile: Array,
-    bias: Array | None,
     storage: int,
     factors: Factors,
     losses: Array,
@@ -271,7 +297,7 @@ def _tile_kernel(
     grad: bool,
     n_threads: int,
 ) -> None:
-    """Add the bias; then loss, by-products and ``S − y`` of a tile, over its logits."""
+    """Loss, by-products and ``S − y`` of a tile, over its logits."""
     n, classes = tile.shape
     head.totals()  # the kernels insist on checked labels
     head.set_factors(factors.ce, factors.z)
@@ -279,11 +305,7 @@ def _tile_kernel(
     blocks = row_blocks(n, classes, n_threads)
 
     def work(i: int) -> None:
-        lo, hi = n * i // blocks, n * (i + 1) // blocks
-        if bias is not None:
-            for row in tile[lo:hi]:  # row by row: NumPy broadcasts over a matrix through buffers of its own
-                row += bias
-        head.rows(results, lo, hi)
+        head.rows(results, n * i // blocks, n * (i + 1) // blocks)
 
     run_blocks(work, blocks, n_threads)
 

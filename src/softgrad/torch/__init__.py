@@ -1,0 +1,22 @@
+"""The head for PyTorch: drop-in losses for tensors, a linear head without its logits, and by-products."""
+
+from softgrad._core import PredictionStats
+from softgrad.torch._products import report as products
+from softgrad.torch._stats import linear_prediction_stats, prediction_stats
+from softgrad.torch._transformers import patch_transformers, unpatch_transformers
+from softgrad.torch.linear import linear_cross_entropy
+from softgrad.torch.loss import cross_entropy
+from softgrad.torch.modules import CrossEntropyLoss, LinearCrossEntropyLoss
+
+__all__ = [
+    "CrossEntropyLoss",
+    "LinearCrossEntropyLoss",
+    "PredictionStats",
+    "cross_entropy",
+    "linear_cross_entropy",
+    "linear_prediction_stats",
+    "patch_transformers",
+    "prediction_stats",
+    "products",
+    "unpatch_transformers",
+]

@@ -1,0 +1,241 @@
+"""Tensors on the CPU as batches for the kernels: views where they lie, results as fresh tensors.
+
+A fresh gradient is NumPy's memory: large arrays of it are advised to the system as huge pages, which cost a fraction of
+the page faults that PyTorch's own allocation does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softgrad import _backend, _fallback
+from softgrad._arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, Output, Rows, _adjacent, _flatten
+from softgrad._core import build_head, class_weights, settle
+from softgrad._schedule import run_rows, streams
+from softgrad._targets import DENSE, INDEX, SPARSE, Targets, as_targets
+from softgrad._threads import INLINE_ELEMENTS, default_threads, run_blocks
+from softgrad.torch._call import Call
+
+FEW_CLASSES = 64
+SMALL_BYTES = 1 << 19
+_WHOLE = (torch.float32, torch.float64)  # half precision would be rounded twice
+STORAGE = {torch.float32: FLOAT32, torch.float64: FLOAT64, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+_DTYPES: dict[torch.dtype, np.dtype[Any]] = {
+    torch.float32: np.dtype(np.float32),
+    torch.float64: np.dtype(np.float64),
+    torch.float16: np.dtype(np.float16),
+    torch.bfloat16: np.dtype(np.uint16),  # its bits
+}
+
+
+def threads_for(n_threads: int | None, elements: int) -> int:
+    """Threads of a call: its own number, or no more than PyTorch was told to use; 1 for a few elements."""
+    if n_threads is not None:
+        return n_threads
+    return 1 if elements < INLINE_ELEMENTS else min(default_threads(), torch.get_num_threads())
+
+
+def array_of(tensor: Tensor) -> Array:
+    """A tensor's memory as an array; bfloat16 as its bits."""
+    tensor = tensor.detach()
+    if tensor.is_neg():
+        tensor = tensor.resolve_neg()
+    if tensor.dtype is torch.bfloat16:
+        tensor = tensor.view(torch.uint16)
+    return tensor.numpy()
+
+
+def tensor_of(array: Array, dtype: torch.dtype) -> Tensor:
+    """The way back."""
+    tensor = torch.from_numpy(array)
+    return tensor if tensor.dtype == dtype else tensor.view(dtype)
+
+
+def rows_of(logits: Tensor, axis: int) -> Rows:
+    """Logits as rows for the kernels."""
+    array = array_of(logits)
+    if array.shape[axis] == 0:
+        raise ValueError(f"input of shape {tuple(array.shape)} has no classes along axis {axis}")
+    rows = array if array.ndim == 2 and axis == 1 else _flatten(array, axis)
+    return Rows(_adjacent(rows), STORAGE[logits.dtype], array.shape, axis, _DTYPES[logits.dtype])
+
+
+def targets_of(target: Tensor, values: Tensor | None, rows: Rows) -> Targets:
+    """Targets as the kernels read them; shapes and dtypes have been checked."""
+    array = array_of(target)
+    if values is not None:
+        n, k = len(rows.array), array.shape[-1]
+        if k == 0 or values.dtype is not torch.bfloat16:
+            return as_targets((array, array_of(values.float() if k == 0 else values)), rows)
+        index = np.ascontiguousarray(array.reshape(n, k))
+        data = np.ascontiguousarray(array_of(values).reshape(n, k))
+        return Targets(SPARSE, index, index.itemsize, index.dtype.kind == "i", data, BFLOAT16)
+    if not target.is_floating_point():
+        labels = array.reshape(-1)
+        return Targets(INDEX, labels, labels.itemsize, labels.dtype.kind == "i")
+    if target.dtype not in STORAGE:
+        array = array_of(target.float())
+    storage = STORAGE.get(target.dtype, FLOAT32)
+    return Targets(DENSE, values=_adjacent(_flatten(array, rows.axis)), value_storage=storage)
+
+
+def _weights_of(tensor: Tensor | None) -> Array | None:
+    if tensor is None:
+        return None
+    return tensor.detach().to(torch.float64).numpy()
+
+
+def row_weights_of(sample_weight: Tensor | None) -> Array | None:
+    """Row weights in float64, checked."""
+    weights = _weights_of(sample_weight)
+    if weights is None:
+        return None
+    if not np.isfinite(weights).all():
+        place = tuple(int(i) for i in np.argwhere(~np.isfinite(weights))[0])
+        raise ValueError(f"sample_weight{list(place)} is {weights[place]}; weights are finite (0 leaves a row out)")
+    return np.ascontiguousarray(weights).reshape(-1)
+
+
+def remembered(classes: int) -> int:
+    """Bytes a row that a forward pass keeps for the gradient: few classes are computed again more quickly."""
+    kernels = _backend.kernels()
+    return 0 if kernels is _fallback or classes <= FEW_CLASSES else int(kernels.statistics_size)
+
+
+def _float32(total: Any) -> Array:
+    with np.errstate(over="ignore"):
+        return np.array(total, dtype=np.float32)
+
+
+class Batch:
+    """One batch of logits, and the passes over it."""
+
+    def __init__(
+        self,
+        tensors: Sequence[Any],
+        call: Call,
+        upstream: Tensor | None = None,
+    ) -> None:
+        logits, target, values, weight, sample_weight = tensors
+        options = call.options
+        self.options, self.dtype = options, logits.dtype
+        self.rows = rows = rows_of(logits, call.axis)
+        self.targets = targets_of(target, values, rows)
+        self.n, self.cols = rows.array.shape
+        self.n_threads = threads_for(call.n_threads, rows.array.size)
+        self.weights = class_weights(_weights_of(weight), rows, "weight")
+        a = row_weights_of(sample_weight)
+        if upstream is not None and options.reduction == "none":
+            g = upstream.detach().to(torch.float64).numpy().reshape(-1)
+            # A row of weight 0 stays ignored whatever comes from above.
+            a = g if a is None else np.where(a == 0, 0.0, a * g)
+            a = np.ascontiguousarray(a)
+        self.head = build_head(rows.array, rows.storage, self.targets, options, self.weights, a)
+        try:
+            self.factors = settle(self.head, rows, self.targets, options)
+        except ValueError as error:  # as PyTorch, an IndexError, with PyTorch's name of the argument
+            raise IndexError(str(error).replace("targets", "target", 1)) from None
+        if upstream is not None and options.reduction != "none" and not self.factors.void:
+            scale = float(upstream)
+            self.head.set_factors(self.factors.ce * scale, self.factors.z * scale)
+
+    def results(self, losses: Array | None, grad: Array | None, *, stream: bool = False) -> Any:
+        """Where the kernels write."""
+        return _backend.kernels().Results(self.n, self.cols, self.rows.storage, losses, *[None] * 5, grad, stream)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether calls cost more than kernels: the gradient is then made with the loss, in one pass."""
+        return self.rows.array.nbytes <= SMALL_BYTES and self.dtype in _WHOLE
+
+    def loss_and_gradient(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """The loss, and the gradient for an upstream of one."""
+        losses, to = np.empty(self.n), Output(self.rows, None)
+        if self.factors.void:
+            to.rows[...] = 0
+        else:
+            self.head.rows(self.results(losses, to.rows), 0, self.n)
+        return self.reduce(losses, dtype), torch.from_numpy(to.deliver())
+
+    def losses(self, keep: bool) -> tuple[Array, Array | None]:
+        """Row losses in float64, factors applied, and, if asked for, what a gradient can be computed from later."""
+        losses = np.empty(self.n)
+        width = remembered(self.cols)
+        if not keep or not width or self.n == 0:
+            results = self.results(losses, None)
+            run_rows(lambda lo, hi: self.head.rows(results, lo, hi), self.n, self.cols, self.n_threads)
+            return losses, None
+        results = self.results(losses, None)
+        stats = np.zeros(self.n, dtype=f"V{width}")
+        head, panel = self.head, _fallback.panel
+        if self.n >= 2 * self.n_threads or self.n_threads == 1 or self.cols < 2 * panel:
+
+            def work(lo: int, hi: int) -> None:
+                head.statistics(lo, hi, 0, self.cols, False, stats[lo:hi])
+                head.finish(results, stats[lo:hi], lo, hi)
+
+            run_rows(work, self.n, self.cols, self.n_threads)
+            return losses, stats
+        edges = self.panels()
+        parts = [stats, *(np.zeros_like(stats) for _ in edges[1:])]
+        run_blocks(lambda i: head.statistics(0, self.n, *edges[i], False, parts[i]), len(edges), self.n_threads)
+        for part in parts[1:]:
+            head.merge(stats, part)
+        head.finish(results, stats, 0, self.n)
+        return losses, stats
+
+    def panels(self) -> list[tuple[int, int]]:
+        """Column ranges that one caller summarises."""
+        panel = _fallback.panel
+        return [(c, min(c + panel, self.cols)) for c in range(0, self.cols, panel)]
+
+    def gradient(self, stats: Array | None, out: Array | None = None) -> Tensor:
+        """``∂L/∂o``, from the statistics of the forward pass or from scratch, into ``out`` or fresh memory."""
+        to = Output(self.rows, out)
+        grad = to.rows
+        if self.factors.void:
+            grad[...] = 0
+        else:
+            self._gradient_rows(stats, grad)
+        return tensor_of(to.deliver(), self.dtype)
+
+    def _gradient_rows(self, stats: Array | None, grad: Array) -> None:
+        head = self.head
+        results = self.results(None, grad, stream=streams(grad) and grad.ctypes.data != self.rows.array.ctypes.data)
+        if stats is None:
+            run_rows(lambda lo, hi: head.rows(results, lo, hi), self.n, self.cols, self.n_threads)
+        elif self.n >= 2 * self.n_threads or self.n_threads == 1 or self.cols < 2 * _fallback.panel:
+            run_rows(
+                lambda lo, hi: head.gradient(results, stats[lo:hi], lo, hi, 0, self.cols),
+                self.n, self.cols, self.n_threads,
+            )  # fmt: skip
+        else:
+            edges = self.panels()
+            run_blocks(lambda i: head.gradient(results, stats, 0, self.n, *edges[i]), len(edges), self.n_threads)
+
+    def product(self, vector: Tensor) -> Tensor:
+        """``H v`` of the loss by the logits."""
+        v = _adjacent(_flatten(array_of(vector.to(self.dtype)), self.rows.axis))
+        to = Output(self.rows, None)
+        if self.factors.void:
+            to.rows[...] = 0
+        else:
+            run_rows(lambda lo, hi: self.head.product(v, to.rows, lo, hi), self.n, self.cols, self.n_threads)
+        return tensor_of(to.deliver(), self.dtype)
+
+    def reduce(self, losses: Array, dtype: torch.dtype) -> Tensor:
+        """The loss as a tensor."""
+        if self.options.reduction == "none":
+            outer = self.rows.outer
+            return torch.from_numpy(losses).reshape(outer).to(dtype)
+        if self.factors.void:
+            return torch.tensor(float("nan"), dtype=dtype)
+        total = losses.sum() if self.n > 1 else losses[0] if self.n else 0.0
+        if dtype is torch.float32:
+            return torch.from_numpy(_float32(total))
+        return torch.tensor(total, dtype=dtype)

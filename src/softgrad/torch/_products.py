@@ -1,0 +1,221 @@
+"""Who multiplies for the linear head: NumPy's BLAS or PyTorch's, by measurement on this machine.
+
+MKL takes a slow path on AMD's processors, where NumPy's OpenBLAS is twice as fast in float32; oneDNN multiplies
+bfloat16 two to four times as fast as float32 where the processor has instructions for it, and many times slower where
+it has not.  So both are timed once, for a type and a depth, on a product of some milliseconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softgrad._arrays import Array
+from softgrad._products import NUMPY, Products
+from softgrad._threads import single_threaded_blas
+from softgrad.torch._batch import array_of, tensor_of
+
+VARIABLE = "SOFTGRAD_TORCH_PRODUCTS"
+NAMES = ("numpy", "torch")
+TRIAL = (128, 1024)  # rows and classes of the product that is timed
+TRIAL_ROUNDS = 3
+HALF = (torch.bfloat16, torch.float16)
+
+
+class Widening(Products):
+    """Half precision through NumPy's BLAS: float32 tiles, converted by PyTorch, which knows bfloat16."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def widen(self, array: Array, _compute: Any) -> Array:
+        """Half precision as float32."""
+        return tensor_of(array, self.dtype).to(torch.float32).numpy()
+
+    def store(self, out: Array, values: Array) -> None:
+        """Round once."""
+        tensor_of(out, self.dtype).copy_(torch.from_numpy(values))
+
+
+class TorchProducts(Products):
+    """Products through PyTorch, in the storage type; half precision adds up in float32."""
+
+    name = "torch"
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def _tensor(self, array: Array) -> Tensor:
+        return tensor_of(array, self.dtype)
+
+    @contextmanager
+    def single_threaded(self) -> Iterator[None]:
+        """PyTorch's pool as well as NumPy's: threads of ours are told so when they first multiply."""
+        with single_threaded_blas(), _one_torch_thread():
+            yield
+
+    def widen(self, array: Array, _compute: Any) -> Array:
+        """Return what PyTorch multiplies as it is."""
+        return array
+
+    def multiply(self, a: Array, b: Array, out: Array) -> None:
+        """``out = a b``."""
+        _limit_worker()
+        torch.mm(self._tensor(a), self._tensor(b), out=self._tensor(out))
+
+    def accumulate(self, a: Array, b: Array, out: Array, first: bool) -> None:
+        """``out += a b``; ``out`` is float32 beside half precision."""
+        _limit_worker()
+        into = torch.from_numpy(out)
+        if self.dtype in HALF:
+            part = torch.mm(self._tensor(a), self._tensor(b))
+            into.copy_(part) if first else into.add_(part)
+        elif first:
+            torch.mm(self._tensor(a), self._tensor(b), out=into)
+        else:
+            torch.addmm(into, self._tensor(a), self._tensor(b), out=into)
+
+    def add_bias(self, tile: Array, bias: Array) -> None:
+        """``tile += bias``."""
+        _limit_worker()
+        self._tensor(tile).add_(self._tensor(bias))
+
+    def column_sums(self, tile: Array, out: Array, first: bool) -> None:
+        """``Σ_i tile_i``, in float32 beside half precision."""
+        _limit_worker()
+        into = torch.from_numpy(out)
+        sums = self._tensor(tile).sum(0, dtype=into.dtype)
+        into.copy_(sums) if first else into.add_(sums)
+
+
+# --- one thread a product --------------------------------------------------------------------------------------------
+
+_worker = threading.local()
+
+
+def _no_setter(_count: int) -> int:
+    return 0
+
+
+@cache
+def _setters() -> tuple[Callable[[int], Any], Callable[[int], Any]]:
+    """Functions that set the threads of the calling thread alone: OpenMP's, and MKL's if PyTorch has it."""
+    openmp: Callable[[int], Any] = _no_setter
+    mkl: Callable[[int], Any] = _no_setter
+    with suppress(ImportError, OSError):
+        from threadpoolctl import ThreadpoolController
+
+        folder = Path(torch.__file__).resolve().parent
+        for library in ThreadpoolController().lib_controllers:
+            if library.user_api == "openmp" and (
+                Path(library.filepath).resolve().is_relative_to(folder) or openmp is _no_setter
+            ):
+                openmp = library.set_num_threads
+        for name in ("libtorch_cpu.so", "libtorch_cpu.dylib", "torch_cpu.dll"):
+            if (folder / "lib" / name).exists():
+                with suppress(AttributeError):
+                    mkl = ctypes.CDLL(str(folder / "lib" / name)).MKL_Set_Num_Threads_Local
+    return openmp, mkl
+
+
+def _limit_worker() -> None:
+    """Our pool's threads multiply alone, for good; the caller's limit is lifted again by `_one_torch_thread`."""
+    if getattr(_worker, "limited", False):
+        return
+    torch.get_num_threads()  # a thread's first use of PyTorch sets its number: that must be over
+    openmp, mkl = _setters()
+    openmp(1)
+    mkl(1)
+    _worker.limited = True
+
+
+@contextmanager
+def _one_torch_thread() -> Iterator[None]:
+    openmp, mkl = _setters()
+    before = torch.get_num_threads()
+    openmp(1)
+    mkl_before = mkl(1) or 0
+    nested, _worker.limited = getattr(_worker, "limited", False), True
+    try:
+        yield
+    finally:
+        openmp(before)
+        mkl(mkl_before)
+        _worker.limited = nested
+
+
+# --- the choice ------------------------------------------------------------------------------------------------------
+
+_chosen: dict[tuple[torch.dtype, int], tuple[str, dict[str, float]]] = {}
+_lock = threading.Lock()
+
+
+def made(name: str, dtype: torch.dtype) -> Products:
+    """Products of a name for a storage type."""
+    if name == "torch":
+        return TorchProducts(dtype)
+    return Widening(dtype) if dtype in HALF else NUMPY
+
+
+def _half_is_native(dtype: torch.dtype) -> bool:
+    """Whether PyTorch multiplies this type with instructions of its own; without, it is much slower."""
+    name = "_is_mkldnn_bf16_supported" if dtype == torch.bfloat16 else "_is_mkldnn_fp16_supported"
+    with suppress(AttributeError, RuntimeError):
+        return bool(getattr(torch.ops.mkldnn, name)())
+    return False
+
+
+def _time(products: Products, dtype: torch.dtype, depth: int) -> float:
+    rows, classes = TRIAL
+    x = torch.full((rows, depth), 0.01, dtype=dtype)
+    w = torch.full((classes, depth), 0.01, dtype=dtype)
+    compute = np.float64 if dtype == torch.float64 else np.float32
+    with products.single_threaded():
+        xs = products.widen(array_of(x), compute)
+        out = np.empty((rows, classes), xs.dtype)
+        times = []
+        for _ in range(TRIAL_ROUNDS):
+            start = time.perf_counter()
+            products.multiply(xs, products.widen(array_of(w), compute).T, out)
+            times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def choose(dtype: torch.dtype, depth: int, impl: str | None = None) -> Products:
+    """The faster of NumPy's and PyTorch's products for this type and a depth like this one, or the one asked for."""
+    asked = impl or os.environ.get(VARIABLE) or None
+    if asked is not None:
+        if asked not in NAMES:
+            origin = "impl" if impl else VARIABLE
+            raise ValueError(f"{origin}={asked!r} is none of {', '.join(map(repr, NAMES))}")
+        return made(asked, dtype)
+    if dtype in HALF and not _half_is_native(dtype):
+        return made("numpy", dtype)
+    near = 1 << max(0, min(depth, 1024) - 1).bit_length()  # depths up to the next power of two share a measurement
+    key = dtype, near
+    with _lock:
+        if key not in _chosen:
+            times = {name: _time(made(name, dtype), dtype, near) for name in NAMES}
+            _chosen[key] = (min(times, key=times.__getitem__), times)
+        return made(_chosen[key][0], dtype)
+
+
+def report() -> dict[str, str]:
+    """What has been chosen so far, with the times it was chosen by."""
+    return {
+        f"{str(dtype).removeprefix('torch.')} depth {depth}": f"{name} ("
+        + ", ".join(f"{n} {1e3 * t:.2f} ms" for n, t in times.items())
+        + ")"
+        for (dtype, depth), (name, times) in _chosen.items()
+    }
