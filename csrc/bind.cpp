@@ -6,6 +6,8 @@
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
+#include <cstring>
+#include <limits>
 #include <stdexcept>
 #include <string>
 
@@ -325,6 +327,41 @@ void distribute(nb::handle logits, nb::handle out, int64_t cols, int type, bool 
   selected.load()->distribution(p, logarithm, to.view.buf, cols, 0, p.rows);
 }
 
+// Total loss and gradient of a small batch of contiguous rows with labels, in one call without arrays: a front-end with
+// tensors of its own spends more on arrays than on a few logits.  Addresses must be those of live memory of these sizes.
+// Returns the first row with a bad label or −1, and the total; a mean over nothing is NaN with a gradient of 0.
+nb::tuple small_batch(uintptr_t logits, int64_t rows, int64_t cols, int type, uintptr_t labels, int label_bytes,
+                      bool label_signed, std::optional<int64_t> ignore, double smoothing, bool finite_only, double scale,
+                      double softcap, double temperature, double z_loss, bool mean, uintptr_t grad) {
+  if (rows < 1 || cols < 1 || !logits || !labels) throw std::invalid_argument("an empty batch");
+  Problem p = {};
+  p.type = Type(type), p.logits = reinterpret_cast<const void*>(logits), p.rows = rows, p.cols = p.stride = cols;
+  p.target = Target::index, p.labels = reinterpret_cast<const void*>(labels), p.label_stride = 1, p.width = 1;
+  p.label_bytes = label_bytes, p.label_signed = label_signed;
+  p.has_ignore = ignore.has_value(), p.ignore_index = ignore.value_or(0);
+  p.smoothing = smoothing, p.finite_only = finite_only, p.scale = scale, p.softcap = softcap;
+  p.temperature = temperature, p.z_loss = z_loss, p.ce_factor = p.z_factor = 1;
+  const Kernels* kernels = selected.load();
+  const Totals totals = kernels->totals(p);
+  if (totals.bad >= 0) return nb::make_tuple(totals.bad, 0.0);
+  const double nothing = std::numeric_limits<double>::quiet_NaN();
+  if (mean && (totals.kept == 0 || totals.labelled == 0)) {
+    if (grad) std::memset(reinterpret_cast<void*>(grad), 0, size_t(rows) * size_t(cols) * size_t(size_of(p.type)));
+    return nb::make_tuple(int64_t(-1), nothing);
+  }
+  if (mean) p.ce_factor = 1 / totals.labelled, p.z_factor = totals.total != 0 ? 1 / totals.total : z_loss != 0 ? nothing : 0;
+  std::vector<double> losses(static_cast<size_t>(rows));
+  Outputs out = {};
+  out.loss = losses.data(), out.grad = reinterpret_cast<void*>(grad), out.grad_stride = cols;
+  double total = 0;
+  {
+    nb::gil_scoped_release release;
+    kernels->rows(p, out, 0, rows);
+  }
+  for (const double loss : losses) total += loss;
+  return nb::make_tuple(int64_t(-1), total);
+}
+
 // Rows of stored probabilities times vectors, in place.
 void curvature(nb::handle prob_, nb::handle weight_, nb::handle vector_) {
   Array prob, weight, vector;
@@ -403,6 +440,13 @@ NB_MODULE(_native, m) {
   m.def("distribute", &distribute, nb::arg("logits"), nb::arg("out"), nb::arg("cols"), nb::arg("type"), nb::arg("logarithm"),
         nb::arg("logit_scale"), nb::arg("softcap"), nb::arg("temperature"),
         "Softmax or log-softmax along the last axis of contiguous arrays.");
+  m.def("small_batch", &small_batch, nb::arg("logits"), nb::arg("rows"), nb::arg("cols"), nb::arg("type"), nb::arg("labels"),
+        nb::arg("label_bytes"), nb::arg("label_signed"), nb::arg("ignore_index").none(), nb::arg("label_smoothing"),
+        nb::arg("smooth_finite_only"), nb::arg("logit_scale"), nb::arg("softcap"), nb::arg("temperature"),
+        nb::arg("z_loss"), nb::arg("mean"), nb::arg("grad"), nb::sig("def small_batch(logits: int, rows: int, cols: int, type: int, "
+        "labels: int, label_bytes: int, label_signed: bool, ignore_index: int | None, label_smoothing: float, smooth_finite_only: bool, "
+        "logit_scale: float, softcap: float, temperature: float, z_loss: float, mean: bool, grad: int) -> tuple[int, float]"),
+        "Total loss of a small batch at an address, and its gradient: (first bad row or -1, total).");
   m.def("curvature", &curvature, nb::arg("prob"), nb::arg("weight").none(), nb::arg("vector"),
         "In place, vector = weight (S vector - S (S . vector)), from stored probabilities.");
   m.def("sparse_product", &sparse_product, nb::arg("data"), nb::arg("indices"), nb::arg("indptr"),

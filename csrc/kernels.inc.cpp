@@ -54,14 +54,15 @@ template <class T, bool Unit, class A = Arithmetic<T>> A find_peak(const T* x, i
   return u.sign * max_lanes<A>(max_of(max_of(m.v[0], m.v[1]), max_of(m.v[2], m.v[3])));
 }
 
-template <class T, bool Unit, bool Moment, class A = Arithmetic<T>>
-void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, double& sum, double& moment) {
+template <class T, bool Unit, bool Moment, bool Keep = false, class A = Arithmetic<T>>
+void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, double& sum, double& moment, A* kept = nullptr) {
   Pack<A, 4> s = {}, e = {};
   each_block<A>(n, [&](int64_t j, int64_t c) FORCE_INLINE {
     Pack<A, 4> d = read<A>(x + j, c, u.masked) - peak;
     if (!Unit) d = d * u.k;
     const Pack<A, 4> p = exp_of(d);
     s = s + p;
+    if (Keep) write(kept + j, p, c);
     if (!Moment) return;
     Pack<A, 4> m = p * d;
     for (int q = 0; q < 4; ++q) m.v[q] = d.v[q] == -infinity<A> ? V<A>{} : m.v[q];
@@ -213,13 +214,15 @@ inline Statistics nothing(double k) {
 
 // One tile: `x` is the storage, `z` what the loops read (the storage, or the transformed scratch).
 template <class T, class Z, class A = Arithmetic<T>>
-Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, int64_t col, int64_t n, bool by_products) {
+Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, int64_t col, int64_t n, bool by_products,
+                           A* kept = nullptr) {
   const Distance<A> u(p);
   Statistics s = nothing(u.k);
   const bool unit = u.k == A(1);
   const A top = unit ? find_peak<Z, true>(z, n, u) : find_peak<Z, false>(z, n, u), peak = u.reference(top);
   s.peak = top;
-  if (by_products && unit) sum_exp<Z, true, true>(z, n, u, peak, s.sum, s.moment);
+  if (kept) sum_exp<Z, true, false, true>(z, n, u, peak, s.sum, s.moment, kept);
+  else if (by_products && unit) sum_exp<Z, true, true>(z, n, u, peak, s.sum, s.moment);
   else if (by_products) sum_exp<Z, false, true>(z, n, u, peak, s.sum, s.moment);
   else if (unit) sum_exp<Z, true, false>(z, n, u, peak, s.sum, s.moment);
   else sum_exp<Z, false, false>(z, n, u, peak, s.sum, s.moment);
@@ -261,7 +264,7 @@ Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, 
 
 // One panel of row i, with the targets that lie in it.
 template <class T, class A = Arithmetic<T>>
-Statistics panel_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi, bool by_products) {
+Statistics panel_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi, bool by_products, A* kept = nullptr) {
   const T* row = static_cast<const T*>(p.logits) + i * p.stride;
   const double k = distance_scale(p);
   Statistics s = nothing(k);
@@ -273,7 +276,7 @@ Statistics panel_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi,
       transform_tile<T>(p, row + col, n, z);
       t = tile_statistics<T, A>(p, i, row + col, z, col, n, by_products);
     } else {
-      t = tile_statistics<T, T>(p, i, row + col, row + col, col, n, by_products);
+      t = tile_statistics<T, T>(p, i, row + col, row + col, col, n, by_products, kept);
     }
     if (by_products && t.best > s.best) {  // a search, thus only where the tile has a new maximum
       const A sign = p.scale < 0 ? A(-1) : A(1);
@@ -409,9 +412,32 @@ FORCE_INLINE inline void cap_slopes(const Problem& p, const Pack<A, 4>& u, Pack<
   }
 }
 
+// The same from exp((x_j − peak)·k) that the sum has computed: a row of one tile, and a target that is one label.
+template <class T, bool Stream, class A = Arithmetic<T>>
+void gradient_kept(const A* e, int64_t n, A c, A constant, T* to, const T* ahead) {
+  const auto part = [&](int64_t j, int64_t count, bool whole) FORCE_INLINE {
+    if (whole && ahead)
+      for (int q = 0; q < 4; ++q) __builtin_prefetch(ahead + j + q * lanes<A>, 0, 2);
+    const Pack<A, 4> g = fma(read<A>(e + j, count, A(0)), c, -constant);
+    if (Stream && whole) for (int q = 0; q < 4; ++q) stream(to + j + q * lanes<A>, g.v[q]);
+    else write(to + j, g, count);
+  };
+  constexpr int64_t bytes = lanes<A> * int64_t(sizeof(T));
+  const int64_t off = int64_t(reinterpret_cast<uintptr_t>(to) % bytes);
+  const int64_t head = off ? min_of(n, (bytes - off) / int64_t(sizeof(T))) : 0;
+  if (head) part(0, head, false);
+  each_block<A>(n - head, [&](int64_t j, int64_t count) FORCE_INLINE {
+    part(head + j, count, count == block<A>);
+  });
+}
+inline bool keeps(const Problem& p, const Outputs& out) {
+  return out.grad && p.cols <= tile && p.target == Target::index && !p.softcap && p.scale == p.temperature &&
+         !(p.smoothing != 0 && (p.class_weight || p.finite_only)) && !wants_by_products(out);
+}
+
 template <class T, class A = Arithmetic<T>>
 void row_gradient(const Problem& p, int64_t i, const Statistics& s, double weight, const T* row, int64_t lo, int64_t hi,
-                  T* to, bool streaming, const T* ahead) {
+                  T* to, bool streaming, const T* ahead, const A* kept = nullptr) {
   if (weight == 0) {
     for (int64_t j = lo; j < hi; ++j) narrow(A(0), to + j);
     return;
@@ -429,6 +455,12 @@ void row_gradient(const Problem& p, int64_t i, const Statistics& s, double weigh
   if (!by_tile && y >= lo && y < hi)
     own = k * (c * double(exp_scalar<A>((A(widen(row[y])) - peak) * u.k)) -
                (r.soft + r.smooth) * class_weight<A>(p, y));
+  if (kept) {
+    const auto loop = streaming ? gradient_kept<T, true> : gradient_kept<T, false>;
+    loop(kept, hi - lo, A(k * c), A(k * r.smooth), to, ahead);
+    if (y >= lo && y < hi) narrow(A(own), to + y);
+    return;
+  }
   A z[tile], sub[tile];
   for (int64_t col = lo; col < hi; col += tile) {
     const int64_t n = min_of<int64_t>(tile, hi - col);
@@ -614,22 +646,27 @@ template <class T> void finish_range(const Problem& p, const Outputs& out, const
 
 template <class T>
 void gradient_range(const Problem& p, const Outputs& out, const Statistics* stats, int64_t lo, int64_t hi, int64_t col_lo,
-                    int64_t col_hi, bool more = false) {
+                    int64_t col_hi) {
   for (int64_t i = lo; i < hi; ++i) {
     const T* row = static_cast<const T*>(p.logits) + i * p.stride;
     row_gradient<T>(p, i, stats[i - lo], row_weight(p, i), row, col_lo, col_hi,
-                    static_cast<T*>(out.grad) + i * out.grad_stride, out.stream, more ? row + p.stride : nullptr);
+                    static_cast<T*>(out.grad) + i * out.grad_stride, out.stream, nullptr);
   }
 }
 
 template <class T> void rows_range(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
   if (is_narrow(p, out)) return narrow_rows<T>(p, out, lo, hi);
-  const bool by_products = wants_by_products(out);
+  const bool by_products = wants_by_products(out), keep = keeps(p, out);
+  Arithmetic<T> kept[tile];
   for (int64_t i = lo; i < hi; ++i) {
     Statistics s = {};
-    if (row_weight(p, i) != 0) s = range_statistics<T>(p, i, 0, p.cols, by_products);
+    if (row_weight(p, i) != 0)
+      s = keep ? panel_statistics<T>(p, i, 0, p.cols, false, kept) : range_statistics<T>(p, i, 0, p.cols, by_products);
     finish_range<T>(p, out, &s, i, i + 1);
-    if (out.grad) gradient_range<T>(p, out, &s, i, i + 1, 0, p.cols, i + 1 < hi);
+    if (!out.grad) continue;
+    const T* row = static_cast<const T*>(p.logits) + i * p.stride;
+    row_gradient<T>(p, i, s, row_weight(p, i), row, 0, p.cols, static_cast<T*>(out.grad) + i * out.grad_stride, out.stream,
+                    i + 1 < hi ? row + p.stride : nullptr, keep ? kept : nullptr);
   }
 }
 
