@@ -5,6 +5,7 @@ Nothing is copied that a kernel can read where it is; nothing is written that th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,11 +112,13 @@ def same_rows(array: Any, rows: Rows, name: str) -> Array:
 class Output:
     """Where a result of the logits' shape goes: fresh memory, the caller's ``out``, or by way of a copy."""
 
-    def __init__(self, rows: Rows, out: Any, *, may_alias: tuple[Array, ...] = ()) -> None:
+    def __init__(
+        self, rows: Rows, out: Any, *, may_alias: tuple[Array, ...] = (), allocate: Callable[..., Array] = np.empty
+    ) -> None:
         self.target: Array
         if out is None:
             moved = rows.shape[: rows.axis] + rows.shape[rows.axis + 1 :] + (rows.shape[rows.axis],)
-            fresh = np.empty(moved, rows.dtype)
+            fresh = allocate(moved, rows.dtype)
             self.target = fresh if rows.axis == len(moved) - 1 else np.moveaxis(fresh, -1, rows.axis)
             self.rows, self.copies = raw(fresh.reshape(rows.array.shape)), False
             return

@@ -196,9 +196,9 @@ class _Pass:
             if not self.inputs.converts:
                 self.products.multiply(g[lo:hi], self.inputs.weight, part)
                 return
-            total = np.zeros(part.shape, self.inputs.compute)
+            total = np.empty(part.shape, self.inputs.compute)
             for c, d in self.edges:
-                total += g[lo:hi, c:d] @ self._weight(c, d)
+                self.products.accumulate(g[lo:hi, c:d], self._weight(c, d), total, first=c == 0)
             self.products.store(part, total)
 
         self._run(work, blocks, scratch=self.inputs.converts)

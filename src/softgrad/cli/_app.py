@@ -126,12 +126,25 @@ def data(
     print(f"{rows} rows of {name} written to {_messages.shown(output)}; the label column is {_data.TARGET!r}")
 
 
+def _torch_facts() -> dict[str, Any]:
+    """PyTorch's version and who multiplies for its linear head here, where PyTorch is installed."""
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        return {}
+    import torch
+
+    from softgrad.torch import products
+
+    return {"torch": torch.__version__, "torch products": [f"{k}: {v}" for k, v in products(measure=True).items()]}
+
+
 @app.command()
 def info() -> None:
     """Print version, instruction set, threads, BLAS, and any fallback with its reason."""
     import softgrad
 
-    facts = softgrad.info()
+    facts = softgrad.info() | _torch_facts()
     if not facts["fallback_reason"]:
         facts["fallback_reason"] = "none: the native kernels are in use"
     for name, value in facts.items():

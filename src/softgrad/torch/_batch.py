@@ -1,7 +1,6 @@
 """Tensors on the CPU as batches for the kernels: views where they lie, results as fresh tensors.
 
-A fresh gradient is NumPy's memory: large arrays of it are advised to the system as huge pages, which cost a fraction of
-the page faults that PyTorch's own allocation does.
+Large gradients lie in huge pages (`_memory`), which cost a fraction of the page faults of PyTorch's own allocation.
 """
 
 from __future__ import annotations
@@ -19,11 +18,12 @@ from softgrad._core import build_head, class_weights, settle
 from softgrad._schedule import run_rows, streams
 from softgrad._targets import DENSE, INDEX, SPARSE, Targets, as_targets
 from softgrad._threads import INLINE_ELEMENTS, default_threads, run_blocks
+from softgrad.torch import _memory
 from softgrad.torch._call import Call
 
 FEW_CLASSES = 64
-SMALL_BYTES = 1 << 19
-_WHOLE = (torch.float32, torch.float64)  # half precision would be rounded twice
+TILE = _fallback.panel // 16  # csrc/kernels.h
+HALF = (torch.bfloat16, torch.float16)
 STORAGE = {torch.float32: FLOAT32, torch.float64: FLOAT64, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 _DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
@@ -112,6 +112,23 @@ def _float32(total: Any) -> Array:
         return np.array(total, dtype=np.float32)
 
 
+def at_once(logits: Tensor, call: Call) -> bool:
+    """Whether the gradient is best made with the loss: from the same exponentials, where a row is one tile."""
+    return call.options.reduction != "none" and logits.shape[call.axis] <= TILE and not call.inplace
+
+
+def made_at_once(tensors: Sequence[Any], call: Call, upstream: Tensor, unit: Tensor | None) -> Tensor | None:
+    """The gradient of a batch of that kind: ``unit``, or the same made again, times what comes from above.
+
+    None where that would round half precision twice.
+    """
+    scale = float(upstream)
+    if scale != 1.0 and tensors[0].dtype in HALF:
+        return None
+    gradient = Batch(tensors, call).gradient(None) if unit is None else unit
+    return gradient if scale == 1.0 else gradient.mul_(scale)
+
+
 class Batch:
     """One batch of logits, and the passes over it."""
 
@@ -148,19 +165,11 @@ class Batch:
         """Where the kernels write."""
         return _backend.kernels().Results(self.n, self.cols, self.rows.storage, losses, *[None] * 5, grad, stream)
 
-    @property
-    def is_small(self) -> bool:
-        """Whether calls cost more than kernels: the gradient is then made with the loss, in one pass."""
-        return self.rows.array.nbytes <= SMALL_BYTES and self.dtype in _WHOLE
-
     def loss_and_gradient(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The loss, and the gradient for an upstream of one."""
-        losses, to = np.empty(self.n), Output(self.rows, None)
-        if self.factors.void:
-            to.rows[...] = 0
-        else:
-            self.head.rows(self.results(losses, to.rows), 0, self.n)
-        return self.reduce(losses, dtype), torch.from_numpy(to.deliver())
+        losses = np.empty(self.n)
+        grad = self.gradient(None, losses=losses)
+        return self.reduce(losses, dtype), grad
 
     def losses(self, keep: bool) -> tuple[Array, Array | None]:
         """Row losses in float64, factors applied, and, if asked for, what a gradient can be computed from later."""
@@ -194,19 +203,19 @@ class Batch:
         panel = _fallback.panel
         return [(c, min(c + panel, self.cols)) for c in range(0, self.cols, panel)]
 
-    def gradient(self, stats: Array | None, out: Array | None = None) -> Tensor:
+    def gradient(self, stats: Array | None, out: Array | None = None, losses: Array | None = None) -> Tensor:
         """``∂L/∂o``, from the statistics of the forward pass or from scratch, into ``out`` or fresh memory."""
-        to = Output(self.rows, out)
+        to = Output(self.rows, out, allocate=_memory.empty)
         grad = to.rows
         if self.factors.void:
             grad[...] = 0
         else:
-            self._gradient_rows(stats, grad)
+            self._gradient_rows(stats, grad, losses)
         return tensor_of(to.deliver(), self.dtype)
 
-    def _gradient_rows(self, stats: Array | None, grad: Array) -> None:
+    def _gradient_rows(self, stats: Array | None, grad: Array, losses: Array | None) -> None:
         head = self.head
-        results = self.results(None, grad, stream=streams(grad) and grad.ctypes.data != self.rows.array.ctypes.data)
+        results = self.results(losses, grad, stream=streams(grad) and grad.ctypes.data != self.rows.array.ctypes.data)
         if stats is None:
             run_rows(lambda lo, hi: head.rows(results, lo, hi), self.n, self.cols, self.n_threads)
         elif self.n >= 2 * self.n_threads or self.n_threads == 1 or self.cols < 2 * _fallback.panel:

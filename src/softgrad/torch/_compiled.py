@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from softgrad.torch import _linear_function
-from softgrad.torch._batch import Batch, remembered
+from softgrad.torch._batch import Batch, at_once, made_at_once, remembered
 from softgrad.torch._call import Call, call_of
 
 SETTINGS = (
@@ -79,6 +79,8 @@ def _(*arguments: Any) -> tuple[Tensor, Tensor]:
 )  # fmt: skip
 def _cross_entropy_backward(upstream: Tensor, stats: Tensor, *arguments: Any) -> Tensor:
     tensors, call = arguments[:_COUNT], _call(arguments[_COUNT:])
+    if at_once(tensors[0], call) and (made := made_at_once(tensors, call, upstream, None)) is not None:
+        return made
     batch = Batch(tensors, call, upstream=upstream)
     width = stats.shape[1]
     return batch.gradient(stats.numpy().reshape(-1).view(f"V{width}") if stats.numel() else None)
@@ -172,23 +174,41 @@ def _(_upstream: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     return _fake_gradients(arguments[:3], arguments[-3:], arguments[-4])
 
 
+@torch.library.custom_op(
+    "softgrad::linear_cross_entropy_scale", mutates_args=(), device_types="cpu",
+    schema=f"(Tensor upstream, Tensor gx, Tensor gw, Tensor gb, {LAYER}) -> (Tensor, Tensor, Tensor)",
+)  # fmt: skip
+def _scale(upstream: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
+    grads, layer = tensors[:3], tensors[3:]
+    factor = float(upstream)
+    return tuple((g * factor).to(_dtype(t)) for g, t in zip(grads, layer, strict=True))
+
+
+@_scale.register_fake
+def _(_upstream: Tensor, *tensors: Any) -> tuple[Tensor, ...]:
+    return tuple(g.new_empty(g.shape, dtype=_dtype(t)) for g, t in zip(tensors[:3], tensors[3:], strict=True))
+
+
+def _dtype(like: Tensor | None) -> torch.dtype:
+    return torch.float32 if like is None else like.dtype
+
+
 def _linear_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.settings = inputs[_LINEAR:-3]
     ctx.wanted = inputs[-3:]
-    ctx.dtypes = [None if t is None else t.dtype for t in inputs[:3]]
     ctx.early = ctx.settings[3] != "none"
-    ctx.save_for_backward(*(output[1:] if ctx.early else inputs[:_LINEAR]))
+    ctx.save_for_backward(*(output[1:] if ctx.early else ()), *(inputs[:3] if ctx.early else inputs[:_LINEAR]))
     ctx.mark_non_differentiable(*output[1:])
 
 
 def _linear_autograd(ctx: Any, upstream: Tensor, *_: Any) -> tuple[Any, ...]:
-    if ctx.early:
-        grads = [g * upstream.to(g.dtype) for g in ctx.saved_tensors]
+    ops, saved = torch.ops.softgrad, ctx.saved_tensors
+    if ctx.early:  # scaled by an operator that reads the layer: a second derivative is then refused, not zero
+        grads = ops.linear_cross_entropy_scale(upstream, *saved)
     else:
-        grads = torch.ops.softgrad.linear_cross_entropy_backward(
-            upstream, *ctx.saved_tensors, *ctx.settings, *ctx.wanted
-        )
-    given = [g.to(d) if want else None for g, want, d in zip(grads, ctx.wanted, ctx.dtypes, strict=True)]
+        again = ops.linear_cross_entropy_backward(upstream, *saved, *ctx.settings, *ctx.wanted)
+        grads = tuple(g.to(_dtype(t)) for g, t in zip(again, saved[:3], strict=True))
+    given = [g if want else None for g, want in zip(grads, ctx.wanted, strict=True)]
     return (*given, *(None for _ in range(_LINEAR - 3 + len(ctx.settings) + 3)))
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from softgrad._options import Options
 
@@ -229,8 +230,16 @@ def to_target(rows: Tensor, target: Tensor, values: Tensor | None, axis: int) ->
     return torch.where(index < 0, 0, rows.gather(-1, index.clamp(min=0))).to(values.dtype)
 
 
-def check_labels(target: Tensor, values: Tensor | None, classes: int, options: Options) -> None:
-    """Name the first label outside [0, V); what the kernels do for themselves."""
+def check_labels(
+    target: Tensor, values: Tensor | None, classes: int, options: Options, *, before: tuple[int, int] = (0, 0)
+) -> None:
+    """Name the first label outside [0, V); what the kernels do for themselves.
+
+    ``before`` is an axis of the caller's target, and how many of its entries this target leaves out at its beginning.
+    """
+    if not torch.compiler.is_compiling():
+        while torch._C._functorch.is_functorch_wrapped_tensor(target):  # what vmap has stacked is checked as a whole
+            target = torch._C._functorch.get_unwrapped(target)
     if values is not None:
         bad = (target < -1) | (target >= classes)
     elif target.is_floating_point():
@@ -241,6 +250,9 @@ def check_labels(target: Tensor, values: Tensor | None, classes: int, options: O
             bad = bad & (target != options.ignore_index)
     if torch.compiler.is_compiling():
         torch._assert_async(~bad.any(), "softgrad: a target is outside [0, classes)")
-    elif target.device.type != "meta" and bool(bad.any()):
+    elif target.device.type != "meta" and not is_fake(target) and bool(bad.any()):
         place = [int(i) for i in bad.nonzero()[0]]
-        raise IndexError(f"target{place} is {int(target[tuple(place)])}, outside [0, {classes}); nothing was computed")
+        value = int(target[tuple(place)])
+        if before[1]:
+            place[before[0]] += before[1]
+        raise IndexError(f"target{place} is {value}, outside [0, {classes}); nothing was computed")

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softgrad.torch import _composite
-from softgrad.torch._batch import Batch, array_of
+from softgrad.torch import _composite, _small
+from softgrad.torch._batch import Batch, array_of, at_once, made_at_once
 from softgrad.torch._call import Call
 
 TENSORS = 5  # logits, target, values, weight, sample_weight
@@ -25,6 +25,14 @@ TENSORS = 5  # logits, target, values, weight, sample_weight
 def transformed() -> bool:
     """Whether code runs inside ``torch.func``."""
     return bool(torch._C._are_functorch_transforms_active())
+
+
+def nested_forward() -> bool:
+    """Whether two levels of forward mode are open: the outer one does not follow an autograd function's ``jvp``."""
+    from torch._C._functorch import TransformType
+    from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
+
+    return sum(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters()) > 1
 
 
 def _batched(upstream: Tensor) -> bool:
@@ -132,56 +140,53 @@ class Plain(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        *tensors, call = inputs
+        *tensors, call, graded = inputs
         ctx.call, ctx.stats, ctx.unit = call, None, None
-        batch = Batch(tensors, call)
-        if ctx.needs_input_grad[0] and batch.is_small and not call.inplace:
-            loss, ctx.unit = batch.loss_and_gradient(call.dtype)
+        by_logits = graded and ctx.needs_input_grad[0]
+        if (both := _small.loss_and_gradient(tensors, call, by_logits)) is not None:
+            loss, ctx.unit = both
         else:
-            losses, ctx.stats = batch.losses(ctx.needs_input_grad[0])
-            loss = batch.reduce(losses, call.dtype)
+            batch = Batch(tensors, call)
+            if by_logits and at_once(tensors[0], call):
+                loss, ctx.unit = batch.loss_and_gradient(call.dtype)
+            else:
+                losses, ctx.stats = batch.losses(by_logits)
+                loss = batch.reduce(losses, call.dtype)
         ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.set_materialize_grads(False)  # a tangent of zeros and no tangent are not the same
+        if torch.autograd.forward_ad._current_level >= 0:
+            ctx.save_for_forward(*tensors)
+            ctx.set_materialize_grads(False)
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None) -> tuple[Any, ...]:
         if upstream is None:
-            return (None,) * 6
+            return (None,) * 7
         tensors = ctx.saved_tensors
         call = ctx.call
-        if call.inplace and (torch.is_grad_enabled() or transformed()):
-            raise RuntimeError(
-                "inplace=True writes the gradient over the logits, of which create_graph=True and torch.func need "
-                "the values; use inplace=False"
-            )
         if torch.is_grad_enabled() or transformed() or _batched(upstream):
-            return _differentiable_backward(ctx, upstream, tensors)
-        by_target = by_values = by_logits = None
-        if ctx.needs_input_grad[1] or ctx.needs_input_grad[2]:  # before the logits may be written over
-            _, by_target, by_values, *_ = _differentiable_backward(_TargetsOnly(ctx), upstream, tensors)
-        if ctx.unit is not None:
-            by_logits = _times(ctx.unit, upstream, call)
-        elif ctx.needs_input_grad[0]:
-            batch = Batch(tensors, call, upstream=upstream)
             if call.inplace:
-                by_logits = _write_over(batch, tensors[0], ctx.stats)
-            else:
-                by_logits = batch.gradient(ctx.stats)
-        return by_logits, by_target, by_values, None, None, None
+                raise RuntimeError(
+                    "inplace=True writes the gradient over the logits, of which create_graph=True and torch.func need "
+                    "the values; use inplace=False"
+                )
+            return (*_differentiable_backward(ctx, upstream, tensors), None)
+        needs = ctx.needs_input_grad
+        by_target = by_values = by_logits = None
+        if needs[1] or needs[2]:  # before the logits may be written over
+            _, by_target, by_values, *_ = _differentiable_backward(_TargetsOnly(ctx), upstream, tensors)
+        if needs[0] and at_once(tensors[0], call):
+            # The first backward pass is given the gradient itself; a second one, under retain_graph, makes it again.
+            unit, ctx.unit = ctx.unit, None
+            by_logits = made_at_once(tensors, call, upstream, unit)
+        if needs[0] and by_logits is None:
+            batch = Batch(tensors, call, upstream=upstream)
+            by_logits = _write_over(batch, tensors[0], ctx.stats) if call.inplace else batch.gradient(ctx.stats)
+        return by_logits, by_target, by_values, None, None, None, None
 
     @staticmethod
     def jvp(ctx: Any, *tangents: Any) -> Tensor:
         return _loss_tangent(ctx, tangents)
-
-
-def _times(unit: Tensor, upstream: Tensor, call: Call) -> Tensor:
-    """A small gradient, made with its loss, times what comes from above."""
-    if call.options.reduction == "none":
-        factor = upstream.unsqueeze(call.axis)
-        return torch.where(factor == 0, 0, unit * factor)  # nothing is asked of such a row, whatever it holds
-    return unit * upstream
 
 
 class _TargetsOnly:

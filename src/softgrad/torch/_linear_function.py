@@ -13,11 +13,11 @@ from softgrad._arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Rows
 from softgrad._core import Outcome, class_weights
 from softgrad._products import Products
 from softgrad.linear import LinearGradients, _contiguous, _Inputs, walk
-from softgrad.torch import _composite
+from softgrad.torch import _composite, _memory
 from softgrad.torch._batch import _weights_of, array_of, row_weights_of, targets_of, tensor_of, threads_for
 from softgrad.torch._call import Call
 from softgrad.torch._function import Gradient
-from softgrad.torch._products import HALF, TorchProducts, choose
+from softgrad.torch._products import TorchProducts, choose
 
 _STORAGE_ARRAYS: dict[torch.dtype, tuple[Any, int]] = {
     torch.float32: (np.float32, FLOAT32),
@@ -94,8 +94,7 @@ def accumulator(dtype: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
 
 
 def _fresh(shape: Any, dtype: torch.dtype) -> Tensor:
-    """Memory that NumPy asks for: huge pages where the system has them."""
-    return tensor_of(np.empty(tuple(shape), _STORAGE_ARRAYS[dtype][0]), dtype)
+    return tensor_of(_memory.empty(tuple(shape), _STORAGE_ARRAYS[dtype][0]), dtype)
 
 
 def _rounded(total: Tensor | None, like: Tensor) -> Tensor | None:

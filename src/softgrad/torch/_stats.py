@@ -29,7 +29,7 @@ from softgrad.torch._documented import TRANSFORM, documented
 from softgrad.torch._function import transformed
 from softgrad.torch._linear_function import Plan, accumulator, walk_tensors
 from softgrad.torch.linear import checked_impl, flat_rows, layer_of
-from softgrad.torch.loss import followed, followed_scalars, in_forward_mode, scalar
+from softgrad.torch.loss import PLAIN, followed, followed_scalars, in_forward_mode, scalar, traced
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -246,6 +246,7 @@ def linear_prediction_stats(
         raise ValueError(f"linear_weight has shape {tuple(linear_weight.shape)}; it is (V, D)")
     outer, classes = tuple(x.shape[:-1]), linear_weight.shape[0]
     _check(target, values, sample_weight, (*outer, classes), len(outer), options, x.device)
+    shaped = target
     flat, target, values, sample_weight = flat_rows(x, classes, target, values, sample_weight)
     checked_impl(impl)
     labelled = target is not None and values is None and not target.is_floating_point()
@@ -282,10 +283,14 @@ def linear_prediction_stats(
     soft = not blind and not labelled and followed(target if values is None else values)
     if scalars or soft or impl == "composite" or _elsewhere(flat):
         if not blind:
-            _composite.check_labels(target, values, classes, options)
+            _composite.check_labels(shaped, values, classes, options)
         found = formulas(*tensors, *scalars.values())
     else:
-        found = _Stats.apply(kernels, formulas, *tensors)
+        try:
+            found = _Stats.apply(kernels, formulas, *tensors)
+        except IndexError:
+            _composite.check_labels(shaped, values, classes, options)
+            raise
     return PredictionStats(*(t.reshape(outer) for t in found))
 
 
@@ -311,4 +316,5 @@ def _check(target: Any, values: Any, a: Any, shape: Any, axis: int, options: Opt
 def _elsewhere(logits: Tensor) -> bool:
     """Whether the kernels cannot be asked."""
     inside = torch.compiler.is_compiling() or transformed() or in_forward_mode()
+    inside = inside or type(logits) not in PLAIN or traced()
     return inside or logits.device.type != "cpu" or logits.dtype not in STORAGE

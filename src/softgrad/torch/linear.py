@@ -25,7 +25,17 @@ from softgrad.torch._documented import LOSS, documented
 from softgrad.torch._function import transformed
 from softgrad.torch._linear_function import LinearCrossEntropyFunction, Plan, accumulator
 from softgrad.torch._products import NAMES
-from softgrad.torch.loss import dispatch, followed, followed_scalars, in_forward_mode, loss_dtype, scalar
+from softgrad.torch.loss import (
+    PLAIN,
+    autocasts,
+    dispatch,
+    followed,
+    followed_scalars,
+    in_forward_mode,
+    loss_dtype,
+    scalar,
+    traced,
+)
 
 __all__ = ["linear_cross_entropy"]
 
@@ -128,10 +138,16 @@ def linear_cross_entropy(
     check_targets(target, values, (*outer, classes), len(outer), call.options, x.device)
     if weight is not None or sample_weight is not None:
         check_weights(weight, sample_weight, (*outer, classes), len(outer), x.device)
+    _checked_memory(max_memory)
     max_rows, accumulate_dtype = _honoured(options, accumulate_dtype)
     plan = Plan(call, max_memory, max_rows, checked_impl(impl), accumulator(linear_weight.dtype, accumulate_dtype))
+    shaped = target
     flat, target, values, sample_weight = flat_rows(x, classes, target, values, sample_weight)
-    loss = _dispatch((flat, linear_weight, linear_bias, target, values, weight, sample_weight), plan, scalars)
+    try:
+        loss = _dispatch((flat, linear_weight, linear_bias, target, values, weight, sample_weight), plan, scalars)
+    except IndexError:  # the place in the caller's target, not among the flattened rows
+        check_labels(shaped, values, classes, call.options, before=(len(outer) - 1, int(shift)))
+        raise
     return loss.reshape(outer) if reduction == "none" else loss
 
 
@@ -152,7 +168,7 @@ def layer_of(x: Any, weight: Any, bias: Any) -> tuple[Tensor, Tensor, Tensor | N
     if bias is not None and bias.shape != weight.shape[:-1]:
         raise ValueError(f"linear_bias has shape {tuple(bias.shape)}; one number a class is {tuple(weight.shape[:-1])}")
     kind = x.device.type
-    if torch.is_autocast_enabled(kind):
+    if autocasts(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, weight, bias = (t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, weight, bias))
     for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
@@ -213,6 +229,15 @@ def _honoured(options: Any, accumulate_dtype: torch.dtype | None) -> tuple[int |
     return given["batch_chunk_size"], accumulate_dtype or given["acc_dtype"]
 
 
+def _checked_memory(max_memory: Any) -> None:
+    if max_memory is None:
+        return
+    if isinstance(max_memory, bool) or not hasattr(max_memory, "__index__"):
+        raise TypeError(f"max_memory must be a whole number of bytes or None, not {max_memory!r}")
+    if max_memory < 1:
+        raise ValueError(f"max_memory={max_memory} is not enough for a row of logits")
+
+
 def checked_impl(impl: str | None) -> str | None:
     if impl not in (None, *IMPLEMENTATIONS):
         raise ValueError(f"impl={impl!r} is none of {', '.join(map(repr, IMPLEMENTATIONS))} or None for the fastest")
@@ -242,7 +267,16 @@ def _dispatch(tensors: tuple[Any, ...], plan: Plan, scalars: dict[str, Tensor]) 
         return dispatch(logits, target, values, class_weight, sample_weight, plan.call, scalars)
     weights = any(t is not None and followed(t) for t in (class_weight, sample_weight, values))
     soft = values is None and target.is_floating_point() and followed(target)
-    if scalars or weights or soft or plan.impl == "composite" or x.device.type != "cpu" or x.dtype not in STORAGE:
+    odd = type(x) not in PLAIN or type(weight) not in PLAIN or traced()
+    if (
+        odd
+        or scalars
+        or weights
+        or soft
+        or plan.impl == "composite"
+        or x.device.type != "cpu"
+        or x.dtype not in STORAGE
+    ):
         check_labels(target, values, len(weight), plan.call.options)
         return _tiled.linear_cross_entropy(tensors, plan.call, scalars, plan.max_memory)
     if torch.compiler.is_compiling():

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from softgrad.torch import _composite
 from softgrad.torch._batch import STORAGE
@@ -21,14 +22,29 @@ from softgrad.torch._call import (
     split_target,
 )
 from softgrad.torch._documented import LOSS, documented
-from softgrad.torch._function import Plain, Transformable, transformed
+from softgrad.torch._function import Plain, Transformable, nested_forward, transformed
 
 __all__ = ["cross_entropy"]
 
 
+PLAIN = (Tensor, torch.nn.Parameter)  # other subclasses of Tensor are known to PyTorch's operations alone
+
+
+def traced() -> bool:
+    """Whether ``make_fx`` or the like records operations: it would not see the kernels'."""
+    if torch.compiler.is_compiling():
+        return False
+    return bool(torch._C._len_torch_dispatch_stack()) and get_proxy_mode() is not None
+
+
+def autocasts(kind: str) -> bool:
+    """Whether autocast is on for a kind of device; of some it does not know it cannot be asked."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
 def loss_dtype(logits: Tensor) -> torch.dtype:
     """PyTorch's rule: the dtype of the input, and float32 where autocast is on."""
-    if torch.is_autocast_enabled(logits.device.type) and logits.dtype in (torch.float16, torch.bfloat16):
+    if autocasts(logits.device.type) and logits.dtype in (torch.float16, torch.bfloat16):
         return torch.float32
     return logits.dtype
 
@@ -49,6 +65,8 @@ def in_forward_mode() -> bool:
 
 def followed_scalars(**numbers: Any) -> dict[str, Tensor]:
     """Those of the numbers that are tensors with a derivative."""
+    if not any(isinstance(value, Tensor) for value in numbers.values()):
+        return {}
     # A graph cannot read a number from a tensor: there the formulas take the tensor itself.
     compiling = torch.compiler.is_compiling()
     return {n: value for n, value in numbers.items() if isinstance(value, Tensor) and (compiling or followed(value))}
@@ -160,7 +178,10 @@ def dispatch(
     """Choose who computes: the kernels, or PyTorch's own operations."""
     tensors = (logits, target, values, weight, sample_weight)
     native = (
-        not (torch.compiler.is_compiling() and (in_forward_mode() or transformed()))  # the operators know neither
+        type(logits) in PLAIN
+        and not (torch.compiler.is_compiling() and (in_forward_mode() or transformed()))  # the operators know neither
+        and not (transformed() and nested_forward())
+        and not traced()
         and logits.device.type == "cpu"
         and logits.dtype in STORAGE
         and not scalars
@@ -178,7 +199,7 @@ def dispatch(
         from softgrad.torch import _compiled
 
         return _compiled.cross_entropy(tensors, call)
-    return Plain.apply(*tensors, call)
+    return Plain.apply(*tensors, call, torch.is_grad_enabled())
 
 
 def refuse_inplace(logits: Tensor, native: bool) -> None:
@@ -189,5 +210,10 @@ def refuse_inplace(logits: Tensor, native: bool) -> None:
         raise ValueError("inplace=True does not go with torch.func or forward mode, which read the logits again")
     if logits.requires_grad and logits.is_leaf:
         raise ValueError("inplace=True would write over a leaf; use it on logits that a layer computed")
-    if any(s == 0 and n > 1 for s, n in zip(logits.stride(), logits.shape, strict=True)):
-        raise ValueError("inplace=True would write to elements that repeat in memory (an expanded view)")
+    if torch.compiler.is_compiling():
+        raise ValueError("inplace=True is for eager code; torch.compile decides itself what may be written over")
+    reach = 0
+    for stride, length in sorted(zip(logits.stride(), logits.shape, strict=True)):
+        if length > 1 and stride <= reach:
+            raise ValueError("inplace=True would write to elements that share memory (an expanded or overlapping view)")
+        reach += stride * (length - 1)
