@@ -5,8 +5,10 @@ and uses the parts. What the numbers mean:
 
 * Every case runs in a fresh process for each state of the allocator and each number of threads, and that process is
   confined to so many CPUs: some rivals obey no other way of asking. softgrad and all its rivals run in it side by side.
-* A round times every rival once, in an order that rotates from round to round. A ratio is the median over the rounds of
-  (rival's time ÷ softgrad's time in the same round), so a machine that slows down for a while slows both.
+* A round times every rival once, in an order drawn anew: what one leaves behind costs its successor (small pages that
+  were freed are merged when huge ones are asked for next), and no rival has the same predecessor always. A ratio is
+  the median over the rounds of (rival's time ÷ softgrad's time in the same round), so a machine that slows down for a
+  while slows both.
 * Peak memory is another fresh process for each rival: the kernel's high-water mark over what the inputs occupied.
 * A rival that gives a wrong result is reported as wrong and not timed.
 """
@@ -23,15 +25,18 @@ if any(name in os.environ for name in _OVERRIDES) and "numpy" not in sys.modules
     os.execve(sys.executable, [sys.executable, *sys.argv], _clean)
 
 import argparse
+import contextlib
 import csv
+import ctypes
 import importlib.metadata
 import json
 import platform
+import random
 import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,6 +50,7 @@ STATES: dict[str, dict[str, str]] = {
     "warm heap": {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 60), "MALLOC_TOP_PAD_": str(1 << 26)},
 }
 PACKAGES = ("softgrad", "numpy", "scipy", "scikit-learn", "torch", "jax", "optax", "threadpoolctl")
+SLOW_CALL = 1.0  # seconds (of one processor, if the machine is busy); a longer call needs no second warm-up
 
 
 class UnavailableError(Exception):
@@ -74,6 +80,7 @@ class Prepared:
     reset: Callable[[], Any] | None = None
     view: Callable[[Any], Any] = lambda result: result  # what run returned → what the benchmark's check takes
     returned_bytes: int = 0  # fresh arrays that run hands back
+    note: str = ""  # goes into the table
 
 
 @dataclass(frozen=True)
@@ -89,6 +96,9 @@ class Benchmark:
     baselines: tuple[str, ...]  # the rivals that ratios are taken against
     tiny: Case  # warms a rival up before its memory is measured
     slow: frozenset[str] = field(default_factory=frozenset)  # rivals left out of a smoke run
+    packages: tuple[str, ...] = ()  # whose versions belong beside the result, beyond PACKAGES
+    patience: float = float("inf")  # seconds; a rival whose first call takes longer is timed by that call alone
+    peak_threads: int | None = None  # the number of threads that memory is measured with; None: with each
 
 
 # --- one process: one case, one state, one number of threads ---------------------------------------------------------
@@ -99,10 +109,11 @@ def confine(threads: int) -> None:
         os.sched_setaffinity(0, set(sorted(os.sched_getaffinity(0))[:threads]))
 
 
-def _child(benchmark: Benchmark, order: Row) -> list[Row]:
+def _child(benchmarks: Sequence[Benchmark], order: Row) -> list[Row]:
     # The limit is set after the rivals have loaded their pools, hence in `_prepare`.
     threads = order["threads"]
     confine(threads)
+    benchmark = next(b for b in benchmarks if b.name == order["benchmark"])
     case = next(c for c in (*benchmark.cases, *benchmark.smoke_cases) if c.label == order["case"])
     if order["mode"] == "peak":
         return [_peak(benchmark, case, order["rival"], threads)]
@@ -126,49 +137,79 @@ def _rounds(
     inputs = benchmark.make_inputs(case)
     rows: dict[str, Row] = {}
     ready: dict[str, Prepared] = {}
+    lengthy: dict[str, bool] = {}
     for rival in rivals:
         rows[rival] = {"rival": rival, "note": ""}
         try:
             prepared = _prepare(benchmark, case, rival, inputs, threads)
             if prepared.reset:
                 prepared.reset()
-            wrong = benchmark.check(case, inputs, prepared.view(prepared.run()))
+            first, result = _first_call(prepared)
+            wrong = benchmark.check(case, inputs, prepared.view(result))
+            del result
         except UnavailableError as reason:
             rows[rival]["note"] = str(reason)
             continue
-        if wrong:
-            rows[rival]["note"] = f"WRONG: {wrong}"
+        except Exception as error:  # the others are still worth timing
+            rows[rival]["note"] = f"WRONG: {brief(error)}"
             continue
-        ready[rival] = prepared
+        rows[rival]["note"] = f"WRONG: {wrong}" if wrong else prepared.note
+        if wrong:
+            continue
+        if min(first[:2]) > benchmark.patience:
+            once = "one call, the first"
+            rows[rival] |= _summary([first]) | {"note": f"{prepared.note}; {once}" if prepared.note else once}
+            continue
+        ready[rival], lengthy[rival] = prepared, min(first[:2]) > SLOW_CALL
     samples: dict[str, list[tuple[float, float, float]]] = {rival: [] for rival in ready}
-    number = {rival: _calls_per_sample(prepared) for rival, prepared in ready.items()}
-    for prepared in ready.values():  # a second warm-up: the heap has now seen every rival's blocks
-        sample(prepared, 1)
+    number = {rival: 1 if lengthy[rival] else _calls_per_sample(prepared) for rival, prepared in ready.items()}
+    for rival, prepared in ready.items():  # a second warm-up: the heap has now seen every rival's blocks
+        if not lengthy[rival]:
+            sample(prepared, 1)
     started, names = time.perf_counter(), list(ready)
     done = 0
     while names and done < max_rounds and (done < 3 or time.perf_counter() - started < seconds):
-        shift = done % len(names)
-        for rival in names[shift:] + names[:shift]:
+        for rival in random.Random(done).sample(names, len(names)):
             samples[rival].append(sample(ready[rival], number[rival]))
         done += 1
     for rival, taken in samples.items():
-        wall, cpu, faults = zip(*taken, strict=True)
-        rows[rival] |= {
-            "rounds": done,
-            "wall_ms": 1e3 * statistics.median(wall),
-            "wall_ms_min": 1e3 * min(wall),
-            "cpu_ms": 1e3 * statistics.median(cpu),
-            "page_faults": round(statistics.median(faults)),
-            "load": load_average(),
-        }
+        rows[rival] |= _summary(taken)
         for baseline in benchmark.baselines:
             if baseline in samples:
-                pairs = sorted(mine / base[0] for mine, base in zip(wall, samples[baseline], strict=True))
+                both = list(zip(taken, samples[baseline], strict=True))
+                pairs = sorted(mine[0] / base[0] for mine, base in both)
                 rows[rival][f"ratio to {baseline}"] = statistics.median(pairs)
                 rows[rival][f"ratio to {baseline}, quartiles"] = (
                     f"{pairs[len(pairs) // 4]:.3g} to {pairs[(3 * len(pairs)) // 4]:.3g}"
                 )
+                # With one thread, what a busy machine leaves to go by.
+                rows[rival][f"cpu ratio to {baseline}"] = statistics.median(
+                    mine[1] / max(base[1], 1e-9) for mine, base in both
+                )
     return list(rows.values())
+
+
+def brief(error: Exception) -> str:
+    """An error in a line of a table."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+
+
+def _first_call(prepared: Prepared) -> tuple[tuple[float, float, float], Any]:
+    faults, cpu, wall = _page_faults(), time.process_time(), time.perf_counter()
+    result = prepared.run()
+    return (time.perf_counter() - wall, time.process_time() - cpu, float(_page_faults() - faults)), result
+
+
+def _summary(taken: Sequence[tuple[float, float, float]]) -> Row:
+    wall, cpu, faults = zip(*taken, strict=True)
+    return {
+        "rounds": len(taken),
+        "wall_ms": 1e3 * statistics.median(wall),
+        "wall_ms_min": 1e3 * min(wall),
+        "cpu_ms": 1e3 * statistics.median(cpu),
+        "page_faults": round(statistics.median(faults)),
+        "load": load_average(),
+    }
 
 
 def _calls_per_sample(prepared: Prepared) -> int:
@@ -224,7 +265,7 @@ def _peak(benchmark: Benchmark, case: Case, rival: str, threads: int) -> Row:
         prepared = _prepare(benchmark, case, rival, benchmark.make_inputs(case), threads)
         if prepared.reset:
             prepared.reset()
-    except UnavailableError:
+    except Exception:  # the rounds say why
         return row
     peak = peak_bytes(prepared.run)
     if peak is not None:
@@ -235,6 +276,8 @@ def _peak(benchmark: Benchmark, case: Case, rival: str, threads: int) -> Row:
 
 def peak_bytes(run: Callable[[], Any]) -> int | None:
     """The high-water mark of one call, its result included, over what was there before it."""
+    with contextlib.suppress(OSError, AttributeError):  # glibc: what a warm-up has left would be used again, unseen
+        ctypes.CDLL(None).malloc_trim(0)
     before = status_kib("VmRSS")
     if before is None:
         return None
@@ -275,7 +318,7 @@ def report(order: Row, row: Row) -> None:
         file.write(json.dumps(row) + "\n")
 
 
-def machine(packages: Sequence[str] = PACKAGES) -> Row:
+def machine(packages: Iterable[str] = PACKAGES) -> Row:
     """What a reader of the table must know about where it was made."""
     import softgrad
 
@@ -301,12 +344,13 @@ def machine(packages: Sequence[str] = PACKAGES) -> Row:
     }
 
 
-def main(benchmark: Benchmark) -> None:
+def main(*benchmarks: Benchmark) -> None:
     """Parse the command line, run, print one table a case, and write the CSV if it was asked for."""
-    parser = argparse.ArgumentParser(description=f"The {benchmark.name} benchmark of softgrad.")
+    names = ", ".join(benchmark.name for benchmark in benchmarks)
+    parser = argparse.ArgumentParser(description=f"Benchmarks of softgrad: {names}.")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes and few rounds: does it run, is it right?")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the rows to FILE")
-    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose 'name dtype' contains TEXT")
+    parser.add_argument("--only", default="", metavar="TEXT", help="cases whose 'benchmark: name dtype' contains TEXT")
     parser.add_argument(
         "--rivals", default="", metavar="A,B", help="rivals whose names contain A or B (softgrad stays)"
     )
@@ -320,31 +364,36 @@ def main(benchmark: Benchmark) -> None:
     arguments = parser.parse_args()
     if arguments.child:
         order = json.loads(arguments.child)
-        for row in _child(benchmark, order):
+        for row in _child(benchmarks, order):
             report(order, row)
         return
-    cases = [c for c in (benchmark.smoke_cases if arguments.smoke else benchmark.cases) if arguments.only in c.label]
-    wanted = [part for part in arguments.rivals.split(",") if part]
-    rivals = [
-        name
-        for name in benchmark.rivals
-        if (not wanted or name in benchmark.baselines or any(part in name for part in wanted))
-        and not (arguments.smoke and name in benchmark.slow)
-    ]
-    if not cases:
-        raise SystemExit(f"no case contains {arguments.only!r}; there are {[c.label for c in benchmark.cases]}")
+    pairs = [(b, case) for b in benchmarks for case in (b.smoke_cases if arguments.smoke else b.cases)]
+    chosen = [(b, case) for b, case in pairs if arguments.only in f"{b.name}: {case.label}"]
+    if not chosen:
+        raise SystemExit(f"no case contains {arguments.only!r}; there are {[f'{b.name}: {c.label}' for b, c in pairs]}")
     seconds, max_rounds = (0.2, 3) if arguments.smoke else (arguments.seconds, 200)
-    about, table, wrong = machine(), [], False
+    about, table, wrong = machine(dict.fromkeys(p for b in benchmarks for p in (*PACKAGES, *b.packages))), [], False
     print("  ".join(f"{key}: {value}" for key, value in about.items()))
     available = os.cpu_count() or 1
-    for case in cases:
+    for benchmark, case in chosen:
+        rivals = _chosen_rivals(benchmark, arguments)
+        peaks: dict[str, Row] = {}
+        measured = rivals
+        if arguments.smoke:  # one process is enough to see whether it runs
+            measured = rivals[:1] if (benchmark, case) == chosen[0] else []
         for threads in case.threads:
             if threads > available or arguments.threads not in (None, threads):
                 continue
-            peaks = {} if arguments.no_memory else _peaks(case, rivals, threads)
+            if arguments.no_memory:
+                peaks = {}
+            elif benchmark.peak_threads is None:
+                peaks = _peaks(benchmark, case, measured, threads)
+            elif not peaks:  # all threads share one measurement
+                peaks = _peaks(benchmark, case, measured, min(benchmark.peak_threads, available))
             for state in (s for s in case.states if arguments.state in s):
-                order = {"mode": "rounds", "case": case.label, "rivals": rivals, "threads": threads}
-                rows = spawn(order | {"seconds": seconds, "max_rounds": max_rounds}, STATES[state])
+                order = {"mode": "rounds", "benchmark": benchmark.name, "case": case.label, "rivals": rivals}
+                order |= {"threads": threads, "seconds": seconds, "max_rounds": max_rounds}
+                rows = spawn(order, STATES[state])
                 for row in rows:
                     row |= peaks.get(row["rival"], {}) if state == "as shipped" else {}
                     wrong |= row["note"].startswith("WRONG")
@@ -354,16 +403,29 @@ def main(benchmark: Benchmark) -> None:
                         | row
                         | about
                     )
-                _print(benchmark, f"{case.label}, {threads} thread(s), {state}", rows)
+                title = f"{case.label}, {threads} thread(s), {state}"
+                _print(benchmark, f"{benchmark.name}: {title}" if len(benchmarks) > 1 else title, rows)
+                if arguments.csv:  # what there is so far outlives an interruption
+                    write(arguments.csv, table, about)
     if arguments.csv:
-        write(arguments.csv, table, about)
         print(f"\n{len(table)} rows written to {arguments.csv}")
     if wrong:
         raise SystemExit("a rival or softgrad gave a wrong result: see the notes")
 
 
-def _peaks(case: Case, rivals: Sequence[str], threads: int) -> dict[str, Row]:
-    orders = ({"mode": "peak", "case": case.label, "rival": rival, "threads": threads} for rival in rivals)
+def _chosen_rivals(benchmark: Benchmark, arguments: argparse.Namespace) -> list[str]:
+    wanted = [part for part in arguments.rivals.split(",") if part]
+    return [
+        name
+        for name in benchmark.rivals
+        if (not wanted or name in benchmark.baselines or any(part in name for part in wanted))
+        and not (arguments.smoke and name in benchmark.slow)
+    ]
+
+
+def _peaks(benchmark: Benchmark, case: Case, rivals: Sequence[str], threads: int) -> dict[str, Row]:
+    order = {"mode": "peak", "benchmark": benchmark.name, "case": case.label, "threads": threads}
+    orders = (order | {"rival": rival} for rival in rivals)
     return {row["rival"]: row for order in orders for row in spawn(order, {})}
 
 
@@ -376,11 +438,13 @@ def _print(benchmark: Benchmark, title: str, rows: Sequence[Row]) -> None:
     if loads:
         title += f", load of the machine {max(loads):.1f}"
     heads = ["wall ms", "min", "cpu ms", "faults", "peak MB", "beyond", *(f"÷ {b}" for b in benchmark.baselines)]
+    heads += [f"cpu ÷ {benchmark.baselines[0]}"]
     print(f"\n{title}\n{'':{width}}" + "".join(f"  {head:>8}" for head in heads))
     for row in rows:
         cells = [cell(row, "wall_ms", ".4g"), cell(row, "wall_ms_min", ".4g"), cell(row, "cpu_ms", ".4g")]
         cells += [cell(row, "page_faults", "d"), cell(row, "peak_mb", ".1f"), cell(row, "beyond_result_mb", ".1f")]
         cells += [cell(row, f"ratio to {baseline}", ".3g") for baseline in benchmark.baselines]
+        cells += [cell(row, f"cpu ratio to {benchmark.baselines[0]}", ".3g")]
         line = "".join(f"  {text:>{max(8, len(head))}}" for text, head in zip(cells, heads, strict=True))
         print(f"{row['rival']:{width}}{line}  {row['note']}".rstrip(), flush=True)
 
