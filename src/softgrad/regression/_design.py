@@ -22,7 +22,7 @@ Array = NDArray[Any]
 
 TILE_BYTES = 1 << 20  # of X in float32: with its scores it stays in the L2 cache between the two products
 MOST_GROUPS = 16
-GROUP_BYTES = 128 << 20  # of what all groups hold together
+GROUP_BYTES = 160 << 20  # of what all groups hold together
 SPARSE_GROUPS = 16
 TURNED_BYTES = 64 << 20  # of the float64 (N, K) array that turned rows gather from
 
@@ -116,8 +116,8 @@ class Design:
         # Sparse rows in memory are also kept turned: a product by features has nothing to add up, and gathers from the
         # smaller of the two dense arrays.
         self.turns = self.sparse and not self.stream and 8 * self.n_rows * n_classes <= TURNED_BYTES
-        # A sum and a part of it in float64; scores of a tile in both types, and two more arrays like them in float32.
-        held = 16 * self.n_features * n_classes * (not self.turns) + 20 * self.tile_rows * n_classes
+        # A sum and a part of it in float64; of a tile two arrays of scores in each type, and two more in float32.
+        held = 16 * self.n_features * n_classes * (not self.turns) + 32 * self.tile_rows * n_classes
         self.most_groups = max(1, min(MOST_GROUPS, GROUP_BYTES // held))
         self.halves = self.turns and x.indices.itemsize == 4  # whether rough products gather from bfloat16
         self._turned: Turned | None = None

@@ -33,7 +33,8 @@ class Layer:
         self.halves = design.halves
         self.padded = -(-n_classes // LANES) * LANES
         self.native = not design.sparse and design.n_features >= LANES and 4 * design.n_features * self.padded <= CACHED
-        self.chunk = max(72, min(CHUNK_ROWS, CHUNK_BYTES // (4 * max(1, self.n_features)) // 72 * 72))
+        chunk = max(72, min(CHUNK_ROWS, CHUNK_BYTES // (4 * max(1, self.n_features)) // 72 * 72))
+        self.chunk = min(chunk, design.tile_rows)  # no tile has more, and thousands of classes make them few
 
     def parameters(self, weight: Array, bias: Array, dtype: Any, *, rough: bool = False) -> tuple[Array, Array]:
         """Weights (P, K) and bias (K,) as the products want them: padded with zeros for the kernels.
