@@ -356,6 +356,7 @@ void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, i
   const void* b = dense.take(dense_, half ? 2 : item, false, -1, -1, "dense");
   void* to = out.take(out_, item, true, indptr.rows - 1, dense.cols > 0 ? dense.cols : -1, "out");
   const auto tight = [](const Array& a) { return a.rows <= 1 || a.stride == 1; };
+  if (half && (dense.stride % widest_lanes != 0 || dense.stride < dense.cols)) throw std::invalid_argument("dense: not padded");
   if (indptr.rows < 1 || !tight(data) || !tight(indices) || !tight(indptr)) throw std::invalid_argument("not contiguous");
   const Kernels* kernels = selected.load();
   const Type type = item == 8 ? Type::f64 : Type::f32;
@@ -363,7 +364,7 @@ void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, i
   {
     nb::gil_scoped_release release;
     good = kernels->sparse(type, data_item == 8 ? Type::f64 : Type::f32, half ? Type::bf16 : type, x, at, data.rows, ends,
-                           index_item == 8, out.rows, b, dense.rows, dense.rows > 1 ? dense.stride : dense.cols, dense.cols,
+                           index_item == 8, out.rows, b, dense.rows, half || dense.rows > 1 ? dense.stride : dense.cols, dense.cols,
                            to, out.stride);
   }
   if (!good) throw std::invalid_argument("indices outside the matrix");

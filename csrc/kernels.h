@@ -119,7 +119,7 @@ struct Kernels {
   // one product that no BLAS has.  Each row of X is read once for every four vectors of columns, eight of bf16.  false, and
   // nothing is written, where an index is outside.  The dense matrix is of type `arithmetic`, or bf16 where the rest is f32
   // and not `wide`: half the memory to gather from.  Where its rows are whole vectors apart, or more, what lies behind
-  // their columns is readable.
+  // their columns is readable; those of bf16 are a multiple of 16 apart.
   bool (*sparse)(Type arithmetic, Type storage, Type of_dense, const void* data, const void* indices, int64_t stored,
                  const void* indptr, bool wide, int64_t rows, const void* dense, int64_t dense_rows, int64_t stride,
                  int64_t cols, void* out, int64_t out_stride);

@@ -795,7 +795,7 @@ void sparse_panel(const T* data, const I* indices, int64_t count, const I* last,
 template <class A, class T, class I, class D>
 void sparse_range(const T* data, const I* indices, const I* indptr, int64_t rows, const D* dense, int64_t stride,
                   int64_t cols, A* out, int64_t out_stride) {
-  constexpr int64_t L = lanes<A>, most = sizeof(D) == 2 && L < 16 ? 8 : 4;
+  constexpr int64_t L = lanes<A>, most = sizeof(D) == 2 && L == 8 ? 8 : 4;
   const I* last = indices + indptr[rows] - 1;
   for (int64_t i = 0; i < rows; ++i) {
     const T* x = data + indptr[i];
@@ -806,9 +806,10 @@ void sparse_range(const T* data, const I* indices, const I* indptr, int64_t rows
       A* to = out + i * out_stride + col;
       const auto run = [&](auto n) {
         constexpr int N = decltype(n)::value;
-        if (width % L == 0 || col + N * L <= stride)
+        if (sizeof(D) == 2 || width % L == 0 || col + N * L <= stride)
           sparse_panel<N, true, A, T, I, D>(x, at, count, last, dense + col, stride, width, to);
-        else sparse_panel<N, false, A, T, I, D>(x, at, count, last, dense + col, stride, width, to);
+        else if constexpr (sizeof(D) != 2)
+          sparse_panel<N, false, A, T, I, D>(x, at, count, last, dense + col, stride, width, to);
       };
       switch (vectors) {
         case 1: run(std::integral_constant<int, 1>{}); break;

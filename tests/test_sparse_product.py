@@ -61,6 +61,15 @@ def test_rows_that_end_where_vectors_do(instruction_set: str, kind: Any, width: 
     assert np.isnan(out[:, width:]).all()
 
 
+@pytest.mark.parametrize("native", [name for name in INSTRUCTION_SETS if name != "numpy"])
+def test_halves_that_are_not_padded_are_refused(native: str) -> None:
+    out = np.full((3, 5), np.nan, np.float32)
+    indptr = np.array([0, 0, 1, 1], np.int32)
+    with _backend.use(native), pytest.raises(ValueError, match="padded"):
+        product(np.ones(1, np.float32), np.ones(1, np.int32), indptr, np.zeros((2, 5), HALF), out)
+    assert np.isnan(out).all()
+
+
 def test_half_is_the_nearest_bfloat16(instruction_set: str) -> None:
     random = np.random.default_rng(0)
     values = (random.normal(size=(40, 50)) * 10.0 ** random.integers(-30, 30, (40, 50))).astype(np.float32)

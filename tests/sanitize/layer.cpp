@@ -198,7 +198,7 @@ void layer(const Kernels& k) {
           }
           s.features = 19;
           sparse<int32_t>(s, cols + s.gap, false), sparse<int64_t>(s, up_to(cols, widest_lanes), false);
-          if (types[0] == Type::f32) sparse<int32_t>(s, cols + s.gap, true), sparse<int32_t>(s, up_to(cols, 32), true);
+          if (types[0] == Type::f32) sparse<int32_t>(s, up_to(cols, 16), true), sparse<int32_t>(s, up_to(cols, 32), true);
           if (types[0] == types[1]) curvature(s, false), curvature(s, true);
         }
 }

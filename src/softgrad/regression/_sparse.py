@@ -34,7 +34,7 @@ def is_sparse(x: Any) -> bool:  # the stub of issparse narrows to a class withou
 def gathered(rows: int, cols: int, dtype: Any) -> Array:
     """Zeros (rows, cols) to gather rows from: each begins at a line or an even part of one, and may be read beyond."""
     size = np.dtype(dtype).itemsize
-    step = 8 if size > 2 or cols <= 8 else 16 if cols <= 16 else 32
+    step = 8 if size > 2 else 16 if cols <= 16 else 32
     width = -(-cols // step) * step
     memory = np.zeros(rows * width * size + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
