@@ -380,39 +380,41 @@ void curvature(nb::handle prob_, nb::handle weight_, nb::handle vector_) {
                      prob.rows, prob.cols);
 }
 
-// Whether CSR parts describe rows that lie within their arrays and within a dense matrix.
-template <class I> bool sound(const I* indices, int64_t stored, const I* indptr, int64_t rows, int64_t dense_rows) {
-  if (indptr[0] < 0 || indptr[rows] > stored) return false;
-  bool good = true;
-  for (int64_t i = 0; i < rows; ++i) good &= indptr[i] <= indptr[i + 1];
-  for (int64_t j = 0; j < stored; ++j) good &= indices[j] >= 0 && indices[j] < dense_rows;
-  return good;
-}
-
 // CSR rows times a dense matrix.
 void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, int data_item, int index_item,
-                    nb::handle dense_, nb::handle out_, int item) {
-  if ((item != 4 && item != 8) || (data_item != 4 && data_item != item) || (index_item != 4 && index_item != 8)) throw std::invalid_argument("wrong item size");
+                    nb::handle dense_, nb::handle out_, int item, bool half) {
+  if ((item != 4 && item != 8) || (data_item != 4 && data_item != item) || (index_item != 4 && index_item != 8) ||
+      (half && (item != 4 || index_item != 4)))
+    throw std::invalid_argument("wrong item size");
   Array data, indices, indptr, dense, out;
   const void* x = data.take(data_, data_item, false, -1, 0, "data");
   const void* at = indices.take(indices_, index_item, false, data.rows, 0, "indices");
   const void* ends = indptr.take(indptr_, index_item, false, -1, 0, "indptr");
-  const void* b = dense.take(dense_, item, false, -1, -1, "dense");
+  const void* b = dense.take(dense_, half ? 2 : item, false, -1, -1, "dense");
   void* to = out.take(out_, item, true, indptr.rows - 1, dense.cols > 0 ? dense.cols : -1, "out");
   const auto tight = [](const Array& a) { return a.rows <= 1 || a.stride == 1; };
+  if (half && (dense.stride % widest_lanes != 0 || dense.stride < dense.cols)) throw std::invalid_argument("dense: not padded");
   if (indptr.rows < 1 || !tight(data) || !tight(indices) || !tight(indptr)) throw std::invalid_argument("not contiguous");
   const Kernels* kernels = selected.load();
+  const Type type = item == 8 ? Type::f64 : Type::f32;
   bool good;
   {
     nb::gil_scoped_release release;
-    good = index_item == 8
-               ? sound(static_cast<const int64_t*>(at), data.rows, static_cast<const int64_t*>(ends), out.rows, dense.rows)
-               : sound(static_cast<const int32_t*>(at), data.rows, static_cast<const int32_t*>(ends), out.rows, dense.rows);
-    if (good)
-      kernels->sparse(item == 8 ? Type::f64 : Type::f32, data_item == 8 ? Type::f64 : Type::f32, x, at, ends, index_item == 8, out.rows, b, dense.stride,
-                      dense.cols, to, out.stride);
+    good = kernels->sparse(type, data_item == 8 ? Type::f64 : Type::f32, half ? Type::bf16 : type, x, at, data.rows, ends,
+                           index_item == 8, out.rows, b, dense.rows, half || dense.rows > 1 ? dense.stride : dense.cols, dense.cols,
+                           to, out.stride);
   }
   if (!good) throw std::invalid_argument("indices outside the matrix");
+}
+
+void to_half(nb::handle source_, nb::handle to_) {
+  Array source, to;
+  const void* from = source.take(source_, 4, false, -1, -1, "source");
+  void* halves = to.take(to_, 2, true, source.rows, source.cols > 0 ? source.cols : -1, "to");
+  const Kernels* kernels = selected.load();
+  nb::gil_scoped_release release;
+  kernels->to_half(static_cast<const float*>(from), source.stride, static_cast<uint16_t*>(halves), to.stride, source.rows,
+                   source.cols);
 }
 
 std::vector<std::string> variants() {
@@ -450,8 +452,9 @@ NB_MODULE(_native, m) {
   m.def("curvature", &curvature, nb::arg("prob"), nb::arg("weight").none(), nb::arg("vector"),
         "In place, vector = weight (S vector - S (S . vector)), from stored probabilities.");
   m.def("sparse_product", &sparse_product, nb::arg("data"), nb::arg("indices"), nb::arg("indptr"),
-        nb::arg("data_item"), nb::arg("index_item"), nb::arg("dense"), nb::arg("out"), nb::arg("item"),
-        "CSR rows times a dense matrix, whose type may be wider than theirs.");
+        nb::arg("data_item"), nb::arg("index_item"), nb::arg("dense"), nb::arg("out"), nb::arg("item"), nb::arg("half"),
+        "CSR rows times a dense matrix, whose type may be wider than theirs, or (half) the bits of bfloat16.");
+  m.def("to_half", &to_half, nb::arg("source"), nb::arg("to"), "float32 to the bits of the nearest bfloat16.");
   nb::class_<Results>(m, "Results", "Buffers that a head writes into; None for what is not wanted.")
       .def(nb::init<int64_t, int64_t, int, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
                     bool>(),

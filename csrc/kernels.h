@@ -116,9 +116,15 @@ struct Kernels {
   void (*curvature)(Type, const void* prob, int64_t prob_stride, const double* weight, void* vector,
                     int64_t vector_stride, int64_t rows, int64_t cols);
   // out = X dense for CSR rows X (data, indices, indptr; `wide`: indices of 64 bits), types as of the linear layer: the
-  // one product that no BLAS has.  Indices have been checked; each row of X is read once for every four vectors of columns.
-  void (*sparse)(Type arithmetic, Type storage, const void* data, const void* indices, const void* indptr, bool wide,
-                 int64_t rows, const void* dense, int64_t stride, int64_t cols, void* out, int64_t out_stride);
+  // one product that no BLAS has.  Each row of X is read once for every four vectors of columns, eight of bf16.  false, and
+  // nothing is written, where an index is outside.  The dense matrix is of type `arithmetic`, or bf16 where the rest is f32
+  // and not `wide`: half the memory to gather from.  Where its rows are whole vectors apart, or more, what lies behind
+  // their columns is readable; those of bf16 are a multiple of 16 apart.
+  bool (*sparse)(Type arithmetic, Type storage, Type of_dense, const void* data, const void* indices, int64_t stored,
+                 const void* indptr, bool wide, int64_t rows, const void* dense, int64_t dense_rows, int64_t stride,
+                 int64_t cols, void* out, int64_t out_stride);
+  // float32 to the nearest bfloat16, halves away from 0; what is not finite is cut off.
+  void (*to_half)(const float* from, int64_t from_stride, uint16_t* to, int64_t to_stride, int64_t rows, int64_t cols);
   // The linear layer of a few classes, linear.inc.cpp: out = X W + b, and out += Gᵀ X with the column sums of G.  All of
   // type `arithmetic` (f32 or f64) but X, which may be f32 for f64.  There are at least `lanes` features.
   void (*scores)(Type arithmetic, Type storage, const void* x, int64_t x_stride, int64_t rows, int64_t features,

@@ -807,46 +807,71 @@ void curvature_range(const A* prob, int64_t prob_stride, const double* weight, A
 }
 
 // Rows of a CSR matrix times a dense one: each stored number adds a row of the dense matrix to registers.  The rows to
-// come are known, and are fetched ahead: they lie anywhere in a matrix that no cache holds.
-template <int N, class A, class T, class I>
-void sparse_panel(const T* data, const I* indices, int64_t count, const A* dense, int64_t stride, int64_t width, A* to) {
-  constexpr int64_t L = lanes<A>, ahead = 12;
+// come are known, those of the next row as well, and are fetched ahead: they lie anywhere in a matrix that no cache holds.
+// Where rows of the dense matrix are far enough apart, their last vector is read whole: a part of a vector costs more than
+// all the others.
+template <int N, bool Whole, class A, class T, class I, class D>
+void sparse_panel(const T* data, const I* indices, int64_t count, const I* last, const D* dense, int64_t stride,
+                  int64_t width, A* to) {
+  constexpr int64_t L = lanes<A>, ahead = 32, line = 64 / sizeof(D) / L;
   const int64_t rest = width - (N - 1) * L;
   V<A> sum[N] = {};
   for (int64_t j = 0; j < count; ++j) {
-    if (j + ahead < count) {
-      const A* next = dense + indices[j + ahead] * stride;
-      for (int q = 0; q < N; ++q) __builtin_prefetch(next + q * L);
-    }
-    const A* row = dense + indices[j] * stride;
+    const D* next = dense + *min_of(indices + j + ahead, last) * stride;
+    for (int q = 0; q < N; q += int(line)) __builtin_prefetch(next + q * L);
+    const D* row = dense + indices[j] * stride;
     const V<A> x = splat<A>(A(data[j]));
-    for (int q = 0; q + 1 < N; ++q) sum[q] = fma_of(x, load(row + q * L), sum[q]);
-    sum[N - 1] = fma_of(x, rest == L ? load(row + (N - 1) * L) : load_part<A>(row + (N - 1) * L, rest, A(0)), sum[N - 1]);
+    for (int q = 0; q < N - !Whole; ++q) sum[q] = fma_of(x, load(row + q * L), sum[q]);
+    if (!Whole) sum[N - 1] = fma_of(x, load_part<A>(row + (N - 1) * L, rest, A(0)), sum[N - 1]);
   }
   for (int q = 0; q + 1 < N; ++q) store(to + q * L, sum[q]);
   if (rest == L) store(to + (N - 1) * L, sum[N - 1]);
   else store_part<A>(to + (N - 1) * L, sum[N - 1], rest);
 }
 
-template <class A, class T, class I>
-void sparse_range(const T* data, const I* indices, const I* indptr, int64_t rows, const A* dense, int64_t stride,
+template <class A, class T, class I, class D>
+void sparse_range(const T* data, const I* indices, const I* indptr, int64_t rows, const D* dense, int64_t stride,
                   int64_t cols, A* out, int64_t out_stride) {
-  constexpr int64_t L = lanes<A>;
+  constexpr int64_t L = lanes<A>, most = sizeof(D) == 2 && L == 8 ? 8 : 4;
+  const I* last = indices + indptr[rows] - 1;
   for (int64_t i = 0; i < rows; ++i) {
     const T* x = data + indptr[i];
     const I* at = indices + indptr[i];
     const int64_t count = indptr[i + 1] - indptr[i];
-    for (int64_t col = 0; col < cols; col += 4 * L) {
-      const int64_t width = min_of(4 * L, cols - col);
+    for (int64_t col = 0; col < cols; col += most * L) {
+      const int64_t width = min_of(most * L, cols - col), vectors = (width + L - 1) / L;
       A* to = out + i * out_stride + col;
-      switch ((width + L - 1) / L) {
-        case 1: sparse_panel<1, A, T, I>(x, at, count, dense + col, stride, width, to); break;
-        case 2: sparse_panel<2, A, T, I>(x, at, count, dense + col, stride, width, to); break;
-        case 3: sparse_panel<3, A, T, I>(x, at, count, dense + col, stride, width, to); break;
-        default: sparse_panel<4, A, T, I>(x, at, count, dense + col, stride, width, to);
+      const auto run = [&](auto n) {
+        constexpr int N = decltype(n)::value;
+        if (sizeof(D) == 2 || width % L == 0 || col + N * L <= stride)
+          sparse_panel<N, true, A, T, I, D>(x, at, count, last, dense + col, stride, width, to);
+        else if constexpr (sizeof(D) != 2)
+          sparse_panel<N, false, A, T, I, D>(x, at, count, last, dense + col, stride, width, to);
+      };
+      switch (vectors) {
+        case 1: run(std::integral_constant<int, 1>{}); break;
+        case 2: run(std::integral_constant<int, 2>{}); break;
+        case 3: run(std::integral_constant<int, 3>{}); break;
+        case 4: run(std::integral_constant<int, 4>{}); break;
+        case 5: run(std::integral_constant<int, most == 8 ? 5 : 4>{}); break;
+        case 6: run(std::integral_constant<int, most == 8 ? 6 : 4>{}); break;
+        case 7: run(std::integral_constant<int, most == 8 ? 7 : 4>{}); break;
+        default: run(std::integral_constant<int, most>{});
       }
     }
   }
+}
+
+// Whether CSR parts describe rows that lie within their arrays and within a dense matrix.
+template <class I> bool sound(const I* indices, int64_t stored, const I* indptr, int64_t rows, int64_t dense_rows) {
+  if (indptr[0] < 0 || indptr[rows] > stored) return false;
+  bool good = true;
+  for (int64_t i = 0; i < rows; ++i) good &= indptr[i] <= indptr[i + 1];
+  using U = std::make_unsigned_t<I>;
+  const U last = U(min_of<int64_t>(dense_rows - 1, std::numeric_limits<I>::max()));
+  U outside = 0;  // its sign
+  for (int64_t j = 0; j < stored; ++j) outside |= U(indices[j]) | (last - U(indices[j]));
+  return good && I(outside) >= 0;
 }
 
 #include "linear.inc.cpp"
@@ -908,18 +933,32 @@ const Kernels kernels = {
       };
       type == Type::f64 ? run(double{}) : run(float{});
     },
-    [](Type arithmetic, Type storage, const void* data, const void* indices, const void* indptr, bool wide, int64_t rows,
-       const void* dense, int64_t stride, int64_t cols, void* out, int64_t out_stride) {
-      with_types(arithmetic, storage, [&](auto a, auto t) {
+    [](Type arithmetic, Type storage, Type of_dense, const void* data, const void* indices, int64_t stored,
+       const void* indptr, bool wide, int64_t rows, const void* dense, int64_t dense_rows, int64_t stride, int64_t cols,
+       void* out, int64_t out_stride) {
+      const auto run = [&](auto a, auto t, auto i, auto d) {
         using A = decltype(a);
         using T = decltype(t);
-        const auto run = [&](auto i) {
-          using I = decltype(i);
-          sparse_range<A, T, I>(static_cast<const T*>(data), static_cast<const I*>(indices), static_cast<const I*>(indptr),
-                                rows, static_cast<const A*>(dense), stride, cols, static_cast<A*>(out), out_stride);
-        };
-        wide ? run(int64_t{}) : run(int32_t{});
-      });
+        using I = decltype(i);
+        using D = decltype(d);
+        const I* at = static_cast<const I*>(indices);
+        const I* ends = static_cast<const I*>(indptr);
+        if (!sound(at, stored, ends, rows, dense_rows)) return false;
+        sparse_range<A, T, I, D>(static_cast<const T*>(data), at, ends, rows, static_cast<const D*>(dense), stride, cols,
+                                 static_cast<A*>(out), out_stride);
+        return true;
+      };
+      if (of_dense == Type::bf16) return run(float{}, float{}, int32_t{}, Bf16{});
+      bool good = false;
+      with_types(arithmetic, storage, [&](auto a, auto t) { good = wide ? run(a, t, int64_t{}, a) : run(a, t, int32_t{}, a); });
+      return good;
+    },
+    [](const float* from, int64_t from_stride, uint16_t* to, int64_t to_stride, int64_t rows, int64_t cols) {
+      for (int64_t i = 0; i < rows; ++i, from += from_stride, to += to_stride)
+        for (int64_t j = 0; j < cols; ++j) {
+          const uint32_t b = bits<uint32_t>(from[j]);
+          to[j] = uint16_t((b + ((b & 0x7f800000u) == 0x7f800000u ? 0u : 0x8000u)) >> 16);
+        }
     },
     [](Type arithmetic, Type storage, const void* x, int64_t x_stride, int64_t rows, int64_t features, const void* weight,
        int64_t weight_stride, const void* bias, int64_t cols, void* out, int64_t out_stride) {

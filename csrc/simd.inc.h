@@ -260,6 +260,9 @@ inline void narrow(float x, F16* to) {
 inline Vf load(const float* p) { Vf v; std::memcpy(&v, p, sizeof v); return v; }
 inline Vd load(const double* p) { Vd v; std::memcpy(&v, p, sizeof v); return v; }
 inline Vf load(const Bf16* p) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  return bits<Vf>(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p)), 16));  // GCC takes four
+#endif
   Hf h;
   std::memcpy(&h, p, sizeof h);
   return bits<Vf>(__builtin_convertvector(h, Uf) << 16);

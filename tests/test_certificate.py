@@ -88,6 +88,21 @@ def test_gap_is_never_below_the_truth(case: Case) -> None:
     assert result.converged == (result.gap <= case.options["tol"])
 
 
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_the_objective_is_that_of_the_coefficients(n_classes: int, seed: int) -> None:
+    """Of classes as good as absent, where a preconditioner knows little of what all classes share."""
+    random = np.random.default_rng(seed)
+    targets = random.uniform(0.5, 1, size=(12, n_classes)) * np.logspace(0, -4, n_classes)
+    targets[1::4] = 0
+    x = 5 + 0.01 * random.normal(size=(12, 2))
+    weights = random.uniform(0.1, 1, size=12) * 10.0 ** random.integers(-2, 3, size=12)
+    options = {"C": 1.0, "fit_intercept": False, "sample_weight": weights}
+    result = fit(x, targets, n_classes, solver="lbfgs", tol=1e-3, max_iter=60, **options)
+    value = Problem(x, targets, n_classes, **options).value(result.coef, result.intercept)
+    assert result.objective == pytest.approx(value, rel=1e-12)
+
+
 @given(cases())
 def test_every_problem_is_solved(case: Case) -> None:
     """Enough iterations, and any of these problems ends with a certificate."""

@@ -16,7 +16,7 @@ from softgrad._threads import single_threaded_blas
 from softgrad.regression._class_blocks import Blocks
 from softgrad.regression._exact import Exact, hessian
 from softgrad.regression._inputs import checked
-from softgrad.regression._precondition import Diagonal, Heavy, Kronecker, preconditioner_of
+from softgrad.regression._precondition import Diagonal, Heavy, Kronecker, Scaled, preconditioner_of
 from softgrad.regression._problem import SMALL, Problem
 from softgrad.regression._sample import draw
 from softgrad.regression._state import State
@@ -640,3 +640,33 @@ def test_threads_change_no_bit(kind: str, monkeypatch: pytest.MonkeyPatch) -> No
     for other in runs[1:]:
         for a, b in zip(runs[0], other, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("rows_are", ["dense", "sparse"])
+def test_where_the_penalty_is_most_of_the_curvature_blocks_are_not_made(rows_are: str) -> None:
+    if rows_are == "dense":
+        x, y, weight = rows_of(20_000, 18, 9, np.float32)
+    else:
+        x, y = words(2000, 400, 8)
+        weight = 0.3 * without_mean(np.random.default_rng(0).normal(size=(8, 400)))
+    problem = made(x, y, len(weight))
+    problem.gradient(0.1 * weight, np.zeros(len(weight)))
+    light = preconditioner_of(problem, 1e6, SAMPLE)
+    assert isinstance(light, Scaled if rows_are == "dense" else Diagonal)
+    assert light.light
+    light.set_penalty(1e6)
+    assert not light.is_stale(problem)
+    random = np.random.default_rng(5)
+    a, b = (random.normal(size=(2, *weight.shape)).astype(np.float32), random.normal(size=(2, len(weight))))
+    b -= b.mean(axis=1, keepdims=True)
+    images = [light(a[i], b[i]) for i in range(2)]
+    crossed = [float(np.vdot(a[i], images[1 - i][0]) + b[i] @ images[1 - i][1]) for i in range(2)]
+    own = [float(np.vdot(a[i], images[i][0]) + b[i] @ images[i][1]) for i in range(2)]
+    assert crossed[0] == pytest.approx(crossed[1], rel=1e-4, abs=1e-6 * max(own))
+    assert min(own) > 0
+    np.testing.assert_allclose(images[0][0], a[0] / 1e6, rtol=0.2)  # the penalty's own inverse, nearly
+    light.set_penalty(1.0)  # as a path does
+    assert light.is_stale(problem)
+    heavier = preconditioner_of(problem, 1.0, SAMPLE)
+    assert isinstance(heavier, Blocks if rows_are == "dense" else Heavy)
+    assert not heavier.light

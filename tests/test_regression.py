@@ -408,7 +408,8 @@ def test_more_features_than_rows(n_classes: int, fit_intercept: bool, solver: st
     written = Problem(x, labels, n_classes, **options)
     assert result.objective == pytest.approx(written.value(result.coef, result.intercept), rel=1e-10)
     inside = result.coef @ np.linalg.pinv(x) @ x  # the optimum lies in the span of the rows
-    np.testing.assert_allclose(inside, result.coef, atol=1e-6)
+    # As far as the penalty lets a point be that is so little above the optimum.
+    assert np.linalg.norm(inside - result.coef) <= np.sqrt(2 * result.gap * result.objective) + 1e-7
 
 
 @EVERY_SOLVER

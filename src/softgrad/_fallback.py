@@ -87,11 +87,27 @@ def curvature(prob: Array, weight: NDArray[np.float64] | None, vector: Array) ->
     vector[...] = h if weight is None else weight[:, None] * h
 
 
+def to_half(source: Array, to: Array) -> None:
+    """float32 to the bits of the nearest bfloat16; what is not finite is cut off."""
+    bits = source.view(np.uint32)
+    to[...] = (bits + np.where(np.isfinite(source), np.uint32(0x8000), np.uint32(0))) >> 16
+
+
 def sparse_product(
-    data: Array, indices: Array, indptr: Array, data_item: int, index_item: int, dense: Array, out: Array, item: int
+    data: Array,
+    indices: Array,
+    indptr: Array,
+    data_item: int,
+    index_item: int,
+    dense: Array,
+    out: Array,
+    item: int,
+    half: bool,
 ) -> None:
-    """CSR rows times a dense matrix."""
+    """CSR rows times a dense matrix; ``half``: of the bits of bfloat16."""
     out[...] = 0
+    if half:
+        dense = (dense.astype(np.uint32) << 16).view(np.float32)
     rows = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
     stored = slice(int(indptr[0]), int(indptr[-1]))
     data, indices = data[stored], indices[stored]

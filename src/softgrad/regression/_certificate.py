@@ -21,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from softgrad.regression._layout import inner
 from softgrad.regression._problem import Problem
 
 Float = NDArray[np.float64]
@@ -63,7 +64,7 @@ def dual_value(
     targets = problem.target_sums()
     gone = (1 - stays)[:, None] * targets
     v = (1 - theta) * weight + theta * (np.outer(to, gone.sum(axis=0)) - gone)
-    return value - float(np.vdot(v, v)) / (2 * kappa)
+    return value - inner(v, v) / (2 * kappa)
 
 
 def _plogp(share: Float) -> Float:

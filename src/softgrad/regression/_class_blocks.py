@@ -33,6 +33,8 @@ __all__ = ["Blocks"]
 class Blocks:
     """The blocks at the stored point of a problem, for dense rows or some dense features of sparse ones."""
 
+    light = False  # whether the penalty is most of the curvature
+
     def __init__(self, problem: Problem, kappa: float, sample: float, features: Array | None = None) -> None:
         design, k = problem.design, problem.n_classes
         n, p = design.n_rows, design.n_features if features is None else features.shape[1]

@@ -6,41 +6,27 @@ bits of a sum over rows do not either.  Products run single-threaded on a tile.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import sparse as _sparse
 
-from softgrad import _backend
 from softgrad._threads import run_blocks
+from softgrad.regression._sparse import HALF, Turned, is_sparse, longest, rows_of
 from softgrad.regression.sources import RowBlocks
 
 Array = NDArray[Any]
 
 TILE_BYTES = 1 << 20  # of X in float32: with its scores it stays in the L2 cache between the two products
 MOST_GROUPS = 16
-GROUP_BYTES = 64 << 20  # of all partial sums together
+GROUP_BYTES = 160 << 20  # of what all groups hold together
 SPARSE_GROUPS = 16
-TURNED_BLOCKS = 16
-HEAVY, HEAVY_BYTES = 128, 32 << 20
+TURNED_BYTES = 64 << 20  # of the float64 (N, K) array that turned rows gather from
 
-
-def is_sparse(x: Any) -> bool:  # the stub of issparse narrows to a class without its methods
-    return bool(_sparse.issparse(x))
-
-
-def sparse_times(x: Any, dense: Array, out: Array) -> Array:
-    """CSR rows times a dense matrix of the same type or a wider one."""
-    _backend.kernels().sparse_product(
-        x.data, x.indices, x.indptr, x.data.itemsize, x.indices.itemsize, np.ascontiguousarray(dense), out, out.itemsize
-    )
-    return out
-
-
-__all__ = ["Design", "Slot"]
+__all__ = ["Design", "Slot", "reduce_slots"]
 
 
 class Slot:
@@ -82,10 +68,13 @@ class Slot:
             self.bias = np.zeros(self.n_classes)
         return self.gradient, self.bias
 
-    def add(self, x: Any, g: Array, total: Any, at: int | None = None) -> None:
-        """Add ``Gᵀ x`` and the column sums of G of one tile; ``at``: its first row, where G may wait for the others."""
+    def add(self, x: Any, g: Array, total: Any, at: int | None = None, *, rough: bool = False) -> None:
+        """Add ``Gᵀ x`` and the column sums of G of one tile; ``at``: its first row, where G may wait for the others.
+
+        ``rough``: two digits are enough.
+        """
         if at is not None and self.design.turns:
-            self.design.hold(g, at)
+            self.design.turned().hold(g, at, HALF if rough and self.design.halves else g.dtype)
             sums = np.ones(len(g), g.dtype) @ g
             self.bias = sums.astype(total) if self.bias is None else self.bias + sums
             return
@@ -123,13 +112,16 @@ class Design:
         self.in_memory = not self.stream and not _is_mapped(x)
         width = max(1, self.n_features, n_classes)
         self.tile_rows = max(16, min(4096, TILE_BYTES // (4 * width)))
-        self.most_groups = max(1, min(MOST_GROUPS, GROUP_BYTES // (8 * max(1, self.n_features * n_classes))))
         self._tiles: dict[Any, list[Any]] = {}
         # Sparse rows in memory are also kept turned: a product by features has nothing to add up, and gathers from the
         # smaller of the two dense arrays.
-        self.turns = self.sparse and not self.stream and 8 * self.n_rows * n_classes <= GROUP_BYTES
-        self._turned: dict[Any, list[Any]] = {}
-        self.waiting: Array | None = None
+        self.turns = self.sparse and not self.stream and 8 * self.n_rows * n_classes <= TURNED_BYTES
+        # A sum and a part of it in float64; of a tile two arrays of scores in each type, and two more in float32.
+        held = 16 * self.n_features * n_classes * (not self.turns) + 32 * self.tile_rows * n_classes
+        self.most_groups = max(1, min(MOST_GROUPS, GROUP_BYTES // held))
+        self.halves = self.turns and x.indices.itemsize == 4  # whether rough products gather from bfloat16
+        self._turned: Turned | None = None
+        self._lock = threading.Lock()
         self._single: Array | None = None
         self._reach: float | None = None
         self._heavy: tuple[Array, Array] | None = None
@@ -160,7 +152,7 @@ class Design:
     def _tile(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot, stored: bool) -> Any:
         narrow = stored and block.dtype.itemsize < np.dtype(dtype).itemsize
         if self.sparse or is_sparse(block):
-            part = _rows(block, lo, hi)
+            part = rows_of(block, lo, hi)
             return part if narrow or part.dtype == dtype else part.astype(dtype)
         if narrow:
             return block[lo:hi]
@@ -223,42 +215,22 @@ class Design:
         """The type in which sparse rows are kept for products in another."""
         return min(self.dtype, np.dtype(dtype), key=lambda kind: kind.itemsize)
 
-    def hold(self, g: Array, at: int) -> None:
-        """Keep a tile of G for `back`."""
-        if self.waiting is None or self.waiting.dtype != g.dtype:
-            self.waiting = np.empty((self.n_rows, self.n_classes), g.dtype)
-        self.waiting[at : at + len(g)] = g
-
-    def back(self, n_threads: int, *, square: bool = False) -> Array:
-        """``Gᵀ X`` of the tiles that wait, or ``Gᵀ (X∘X)``, a block of features at a time."""
-        g = self.waiting
-        assert g is not None
-        dtype = self._kept_as(g.dtype)
-        blocks = self._turned.get(dtype)
-        if blocks is None:
-            turned = self.x.T.tocsr().astype(dtype)
-            shares = np.linspace(0, turned.nnz, TURNED_BLOCKS + 1)
-            cuts = np.unique(np.concatenate([[0], np.searchsorted(turned.indptr, shares[1:-1]), [self.n_features]]))
-            edges = zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True)
-            blocks = self._turned[dtype] = [(lo, hi, _rows(turned, lo, hi)) for lo, hi in edges]
-        out = np.empty((self.n_classes, self.n_features), g.dtype)
-
-        def work(i: int) -> None:
-            lo, hi, block = blocks[i]
-            part = np.empty((hi - lo, self.n_classes), g.dtype)
-            out[:, lo:hi] = sparse_times(block.power(2) if square else block, g, part).T
-
-        run_blocks(work, len(blocks), n_threads)
-        return out
+    def turned(self) -> Turned:
+        """Sparse rows in memory by features."""
+        with self._lock:  # tiles ask for it from several threads
+            if self._turned is None:
+                self._turned = Turned(self.x, self.n_classes)
+            return self._turned
 
     def heavy(self) -> tuple[Array, Array]:
         """The features of sparse rows with the largest sums of squares, and these columns, dense in float32."""
         if self._heavy is None:
-            squares = np.bincount(self.x.indices, self.x.data.astype(np.float64) ** 2, self.n_features)
-            count = max(1, min(HEAVY, self.n_features, HEAVY_BYTES // (4 * max(1, self.n_rows))))
-            top = np.sort(np.argsort(-squares, kind="stable")[:count])
-            self._heavy = top, np.ascontiguousarray(self.x[:, top].toarray(), dtype=np.float32)
+            self._heavy = (self.turned() if self.turns else Turned(self.x, self.n_classes)).heavy()
         return self._heavy
+
+    def zeros(self, k: int) -> Array:
+        """Zeros (K, P), stored as products with the rows want them."""
+        return np.zeros((k, self.n_features), order="F" if self.turns else "C")
 
     def reach(self) -> float | None:
         """No row is longer; None where finding out would read a file."""
@@ -266,10 +238,7 @@ class Design:
             return None
         if self._reach is None:
             if self.sparse:
-                sums = np.concatenate([[0.0], np.cumsum(self.x.data.astype(np.float64) ** 2)])
-                square = (
-                    float(np.max(sums[self.x.indptr[1:]] - sums[self.x.indptr[:-1]], initial=0.0)) + 1e-9 * sums[-1]
-                )
+                square = longest(self.x, self.turned() if self.turns else None)
             else:
                 tiles = [self.x[lo:hi] for lo, hi in self.edges(self.n_rows)]
                 largest = max(max(-float(x.min(initial=0.0)), float(x.max(initial=0.0))) for x in tiles)
@@ -303,21 +272,15 @@ def _is_mapped(x: Any) -> bool:
 def reduce_slots(
     slots: list[Slot], design: Design, n_threads: int = 1
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Add up the groups in their order: (K, P) and (K,) in float64."""
-    total = np.zeros(slots[0].shape)
+    """Add up the groups in their order: (K, P) and (K,) in float64; what waited is in the type of the tiles."""
     bias = np.zeros(slots[0].n_classes)
     for slot in slots:
-        if slot.gradient is not None:
-            total += slot.gradient
         if slot.bias is not None:
             bias += slot.bias
     if design.turns and all(slot.gradient is None for slot in slots):
-        return design.back(n_threads), bias
+        return design.turned().back(n_threads), bias
+    total = np.zeros(slots[0].shape)
+    for slot in slots:
+        if slot.gradient is not None:
+            total += slot.gradient
     return (np.ascontiguousarray(total.T) if design.sparse else total), bias
-
-
-def _rows(block: Any, lo: int, hi: int) -> Any:
-    """Rows of a CSR matrix without a copy of their numbers."""
-    a, b = int(block.indptr[lo]), int(block.indptr[hi])
-    parts = (block.data[a:b], block.indices[a:b], block.indptr[lo : hi + 1] - block.indptr[lo])
-    return _sparse.csr_array(parts, shape=(hi - lo, block.shape[1]))

@@ -13,8 +13,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, sparse
 
 from softgrad._threads import resolve_threads
-from softgrad.regression._design import Design, is_sparse
+from softgrad.regression._design import Design
 from softgrad.regression._problem import SMALL, Problem
+from softgrad.regression._sparse import is_sparse
 from softgrad.regression.sources import RowBlocks
 
 Float = NDArray[np.float64]
@@ -42,7 +43,7 @@ class Inputs:
         if problem.fit_intercept:
             bias = np.log(problem.class_mass / problem.mass)
             bias -= bias.mean()
-        return np.zeros((problem.n_classes, problem.design.n_features)), bias
+        return problem.design.zeros(problem.n_classes), bias
 
     def inner(self, start: tuple[ArrayLike, ArrayLike] | None) -> tuple[Float, Float] | None:
         """A start in the problem's variables."""
@@ -65,11 +66,14 @@ class Inputs:
         coef, intercept = coef - coef.mean(axis=0), intercept - intercept.mean()
         if not self.problem.fit_intercept:
             intercept = np.zeros(k)
-        return (coef if self.basis is None else coef @ self.basis.T), intercept
+        coef = coef if self.basis is None else coef @ self.basis.T
+        weight = self.problem.design.zeros(k)
+        weight[...] = coef
+        return weight, intercept
 
     def outer(self, weight: Float, bias: Float) -> tuple[Float, Float]:
         """The caller's coef and intercept."""
-        weight = weight if self.basis is None else weight @ self.basis
+        weight = np.ascontiguousarray(weight if self.basis is None else weight @ self.basis)
         if self.binomial:
             return weight[1:] - weight[:1], bias[1:] - bias[:1]
         return weight - weight.mean(axis=0), (bias - bias.mean() if self.problem.fit_intercept else bias)

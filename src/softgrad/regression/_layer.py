@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad import _backend
-from softgrad.regression._design import Design, Slot, sparse_times
+from softgrad.regression._design import Design, Slot
+from softgrad.regression._sparse import HALF, gathered, sparse_times, to_half
 
 Array = NDArray[Any]
 
@@ -29,12 +30,25 @@ class Layer:
 
     def __init__(self, design: Design, n_classes: int) -> None:
         self.sparse, self.n_classes, self.n_features = design.sparse, n_classes, design.n_features
+        self.halves = design.halves
         self.padded = -(-n_classes // LANES) * LANES
         self.native = not design.sparse and design.n_features >= LANES and 4 * design.n_features * self.padded <= CACHED
-        self.chunk = max(72, min(CHUNK_ROWS, CHUNK_BYTES // (4 * max(1, self.n_features)) // 72 * 72))
+        chunk = max(72, min(CHUNK_ROWS, CHUNK_BYTES // (4 * max(1, self.n_features)) // 72 * 72))
+        self.chunk = min(chunk, design.tile_rows)  # no tile has more, and thousands of classes make them few
 
-    def parameters(self, weight: Array, bias: Array, dtype: Any) -> tuple[Array, Array]:
-        """Weights (P, K) and bias (K,) as the products want them: padded with zeros for the kernels."""
+    def parameters(self, weight: Array, bias: Array, dtype: Any, *, rough: bool = False) -> tuple[Array, Array]:
+        """Weights (P, K) and bias (K,) as the products want them: padded with zeros for the kernels.
+
+        ``rough``: two digits are enough.
+        """
+        if self.sparse:
+            half = rough and self.halves and np.dtype(dtype) == np.float32
+            rows = gathered(self.n_features, self.n_classes, HALF if half else dtype)
+            if half:
+                to_half(np.ascontiguousarray(weight.T, np.float32), rows)
+            else:
+                rows[...] = weight.T
+            return rows, np.ascontiguousarray(bias, dtype)
         if not self.native:
             return np.ascontiguousarray(weight.T, dtype), np.ascontiguousarray(bias, dtype)
         w, b = np.zeros((self.n_features, self.padded), dtype), np.zeros(self.padded, dtype)

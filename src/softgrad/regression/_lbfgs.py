@@ -45,6 +45,7 @@ class _Variables:
         split = self.shape[0] * self.shape[1]
         weight = v[:split].reshape(self.shape)
         weight = weight if self.metric is None else self.metric.root(weight)
+        weight = weight - weight.mean(axis=0)  # what all classes share has a penalty, and no part in a model
         if not self.problem.fit_intercept:
             return weight, np.zeros(self.shape[0])
         return weight, self.scale * v[split:] - weight @ self.center

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from softgrad.regression._layout import inner
 from softgrad.regression._problem import Problem
 from softgrad.regression._search import search
 from softgrad.regression._state import State
@@ -41,7 +42,7 @@ def newton(problem: Problem, state: State, find: Callable[[tuple[Float, Float], 
             return
         d, db = direction.weight.astype(np.float64, copy=False), direction.bias
         size = problem.direction(direction.weight, db)
-        slope = float(np.vdot(gw, d)) + float(gb @ db)
+        slope = inner(gw, d) + float(gb @ db)
         step = search(problem, state, d, slope, size)
         if step == 0.0 and not state.precise:
             evaluation = state.evaluate(precise=True)

@@ -7,6 +7,8 @@ closed-form (Sherman-Morrison) for each eigenvalue of G.
 
 Diagonal: for sparse rows, where G would be p × p.
 
+Scaled: one number a class, where the penalty is most of the curvature.
+
 Blocks (_class_blocks.py): the diagonal blocks of the Hessian, one for each class.  Heavy: for sparse rows, both.
 
 All act on (W, b') with the intercept b' = b + W μ of rows centred at μ, which uncouples the two; the blocks
@@ -32,22 +34,33 @@ SAMPLE_ELEMENTS = 1 << 21  # probabilities looked at together
 SAMPLE = 4  # rows of the Gram matrix for each feature
 
 BLOCK_BYTES = 64 << 20  # of the blocks of all classes together
+MATTER = 16.0  # a trace beside the penalty below which rows do not matter to a preconditioner
+SEEN_ROWS = 1024
 
-__all__ = ["Blocks", "Diagonal", "Heavy", "Kronecker", "preconditioner_of"]
+__all__ = ["Blocks", "Diagonal", "Heavy", "Kronecker", "Scaled", "preconditioner_of"]
 
 
 def preconditioner_of(problem: Problem, kappa: float, sample: float) -> Any:
     """The preconditioner for a problem at its stored point; ``sample``: rows of a block for each feature."""
     design, width = problem.design, problem.design.n_features + 1
     if design.sparse:
-        return Heavy(problem, kappa, sample) if design.in_memory and problem.prob is not None else Diagonal(problem)
+        if not design.in_memory or problem.prob is None:
+            return Diagonal(problem)
+        diagonal = Diagonal(problem)
+        if diagonal.trace <= MATTER * kappa:
+            diagonal.most, diagonal.light = MATTER, True
+            return diagonal
+        return Heavy(problem, kappa, sample, diagonal)
     if design.in_memory and problem.prob is not None and 4 * problem.n_classes * width**2 <= BLOCK_BYTES:
-        return Blocks(problem, kappa, sample)
+        scaled = Scaled(problem, kappa)
+        return Blocks(problem, kappa, sample) if scaled.is_stale(problem) else scaled
     return Kronecker(problem)
 
 
 class Kronecker:
     """A ⊗ G + κ I at the stored point of a problem."""
+
+    light = False
 
     def __init__(self, problem: Problem, seed: int = 0) -> None:
         design, k = problem.design, problem.n_classes
@@ -140,6 +153,48 @@ class Kronecker:
         return np.asarray(u @ (turned / scale if inverse else turned * scale) @ q.T)
 
 
+class Scaled:
+    """One number a class: where the penalty is most of the curvature, what is made of rows is not worth its price."""
+
+    price, light = 0.0, True  # the penalty makes the loss nearly quadratic
+
+    def __init__(self, problem: Problem, kappa: float) -> None:
+        assert problem.prob is not None
+        n = problem.design.n_rows
+        x = problem.design.rows(np.linspace(0, n - 1, min(n, SEEN_ROWS)).astype(np.intp), np.float64)
+        self.center: Float = x.mean(axis=0) if problem.fit_intercept else np.zeros(problem.design.n_features)
+        self.square = float(np.mean(np.einsum("ij,ij->i", x - self.center, x - self.center)))
+        self.mass = self._mass(problem)
+        self.set_penalty(kappa)
+
+    @staticmethod
+    def _mass(problem: Problem) -> Float:
+        """Σ_i a_i t_i S_ik (1 − S_ik)."""
+        prob = problem.prob
+        assert prob is not None
+        h = np.ones(len(prob), prob.dtype) if problem.curvature is None else problem.curvature.astype(prob.dtype)
+        return np.asarray(h @ (prob * (1 - prob)), dtype=np.float64)
+
+    @property
+    def typical(self) -> float:
+        """The mean eigenvalue without a penalty."""
+        return float(self.mass.mean()) * self.square / len(self.center)
+
+    def is_stale(self, problem: Problem) -> bool:
+        """Whether the rows have come to matter beside the penalty, by the traces of the Hessian's blocks."""
+        return float(self._mass(problem).max()) * self.square > MATTER * self.penalty
+
+    def set_penalty(self, kappa: float, damping: float = 0.0) -> None:
+        """Take another κ, and a damping of weights and intercepts alike."""
+        self.penalty = kappa + damping
+        self.inverse = 1 / (self.mass * (self.square / len(self.center)) + self.penalty)
+        self.of_bias = 1 / (np.maximum(self.mass, 1e-12 * self.mass.max(initial=1e-300)) + damping)
+
+    def __call__(self, weight: Array, bias: Float) -> tuple[Array, Float]:
+        b = bias * self.of_bias
+        return weight * self.inverse.astype(weight.dtype)[:, None], b - b.mean()
+
+
 class Diagonal:
     """The diagonal of the Hessian, from the stored probabilities and squared features."""
 
@@ -147,7 +202,10 @@ class Diagonal:
         self.center = np.zeros(problem.design.n_features)
         diagonal, self.bias = problem.hessian_diagonal()
         self.diagonal = diagonal.astype(np.float64, copy=False)
-        self.price = 0.5
+        self.trace = float(self.diagonal.sum(axis=1).max())  # of one class
+        self.most = np.inf  # how many times the penalty that may be: beyond, blocks are worth their price
+        self.penalty = np.inf
+        self.price, self.light = 0.5, False
         self.spread = np.inf if problem.prob is None else problem.spread() / problem.design.n_rows
 
     @property
@@ -156,12 +214,15 @@ class Diagonal:
         return float(self.diagonal.mean())
 
     def is_stale(self, problem: Problem) -> bool:
-        """Whether the curvature has changed since."""
+        """Whether the curvature has changed since, or the penalty."""
+        if self.trace > self.most * self.penalty:
+            return True
         return problem.prob is None or not 0.75 <= problem.spread() / problem.design.n_rows / self.spread <= 1.33
 
     def set_penalty(self, kappa: float, damping: float = 0.0) -> None:
         """Take another κ; a hundredth of the identity keeps rare features from dominating (Hsia et al. 2018)."""
         kappa += damping
+        self.penalty = kappa
         typical = float(self.diagonal.mean()) + kappa
         self.inverse = (1 / (0.99 * (self.diagonal + kappa) + 0.01 * typical)).astype(np.float32)
         self.of_bias = 1 / (np.maximum(self.bias, 1e-12 * self.bias.max(initial=1e-300)) + damping)
@@ -178,9 +239,11 @@ class Heavy:
     are enough.
     """
 
-    def __init__(self, problem: Problem, kappa: float, sample: float) -> None:
-        self.center = np.zeros(problem.design.n_features)
-        self.rest = Diagonal(problem)
+    light = False
+
+    def __init__(self, problem: Problem, kappa: float, sample: float, diagonal: Diagonal | None = None) -> None:
+        self.rest = Diagonal(problem) if diagonal is None else diagonal
+        self.center = self.rest.center
         self.top, dense = problem.design.heavy()
         self.blocks = Blocks(problem, kappa, sample, dense)
         self.price = self.rest.price + self.blocks.price

@@ -21,6 +21,7 @@ from softgrad import _backend
 from softgrad._threads import run_blocks
 from softgrad.regression._design import Design, Slot, reduce_slots
 from softgrad.regression._layer import Layer
+from softgrad.regression._layout import inner
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -111,7 +112,7 @@ class Problem:
 
     def _product(self, slot: Slot, name: str, x: Any, parameters: tuple[Array, Array]) -> Array:
         """``x Wᵀ + b`` of a tile."""
-        z = slot.scratch(name, x.shape[0], self.n_classes, parameters[0].dtype)
+        z = slot.scratch(name, x.shape[0], self.n_classes, parameters[1].dtype)
         return self.layer.scores(slot, x, parameters, z)
 
     def _scores_of(self, slot: Slot, x: Any, lo: int, hi: int, point: tuple[Array, Array]) -> Array:
@@ -193,7 +194,7 @@ class Problem:
         g, gb = reduce_slots(slots, self.design, self.n_threads)
         loss = float(self.losses.sum())
         # Σ a t H(S) + Σ R·offset = Σ a ℓ − Σ_i R_i·(z_i − offset_i) with R = a (t S − y): no logarithm, no more passes.
-        along = float(np.vdot(g, weight)) + float(gb @ bias)
+        along = inner(g, weight) + float(gb @ bias)
         # log Σ exp of a confident row is rounded as 1 is, however little it differs from 0.
         rounding = (
             4 * 2.0**-52 * (self.mass + abs(loss) + float(np.abs(g * weight).sum()) + float(np.abs(gb) @ np.abs(bias)))
@@ -220,7 +221,11 @@ class Problem:
         held = self.scores if same else self.wide
         if held is None or not self.fit_intercept or self.n_classes > MOST_LEVELLED:
             return None
-        if precise or not known:
+        if not weight.any():
+            held[...] = bias
+            if self.offset is not None:
+                held += self.offset
+        elif precise or not known:
             at = self.layer.parameters(weight, bias, held.dtype)
 
             def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
@@ -237,7 +242,7 @@ class Problem:
 
     def product(self, weight: Array, bias: Array) -> tuple[Float, Float]:
         """The Hessian of the loss at the stored point times a direction."""
-        d = self.layer.parameters(weight, bias, self.dtype)
+        d = self.layer.parameters(weight, bias, self.dtype, rough=True)
         curvature = _backend.kernels().curvature
 
         def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
@@ -248,7 +253,7 @@ class Problem:
                 return
             v = self._product(slot, "along", x, d)
             curvature(prob, weight, v)
-            slot.add(x, v, self.dtype, lo)
+            slot.add(x, v, self.dtype, lo, rough=True)
 
         slots = self.walk(work, self.dtype)
         self.passes += 1.0 if self.scores is not None or self.prob is not None else 1.5
@@ -420,12 +425,19 @@ class Problem:
                 square = x * x
             slot.add(square, v, np.float64)
 
+        if self.design.turns and self.curvature is None and self.even():
+            s = self.probabilities(np.zeros(1, np.intp))[0].astype(np.float64)
+            return np.outer(self.design.turned().squares, s * (1 - s)).T, self.design.n_rows * s * (1 - s)
         slots = self.walk(work, self.dtype)
         self.passes += 0.5
         if self.design.turns:
             total = np.sum([slot.bias for slot in slots if slot.bias is not None], axis=0)
-            return self.design.back(self.n_threads, square=True), np.asarray(total)
+            return self.design.turned().back(self.n_threads, square=True), np.asarray(total)
         return reduce_slots(slots, self.design)
+
+    def even(self) -> bool:
+        """Whether stored probabilities are the same in all rows: they are at the start."""
+        return self.prob is not None and not np.ptp(self.prob, axis=0).any()
 
     def probabilities(self, index: Array, x: Array | None = None) -> Array:
         """S of some rows at the stored point; their features are needed where nothing is stored."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from softgrad.regression._layout import inner
 from softgrad.regression._problem import Problem
 from softgrad.regression._state import State
 
@@ -25,7 +26,7 @@ def search(problem: Problem, state: State, d: Float, slope: float, size: float) 
     noise = (1e-14 if problem.small else 2e-7) * abs(state.loss)
     if state.precise and -slope < noise:
         return 1.0  # float32 losses cannot tell; the next float64 evaluation does
-    cross, square = float(np.vdot(state.weight, d)), float(np.vdot(d, d))
+    cross, square = inner(state.weight, d), inner(d, d)
 
     def value(step: float) -> float:
         there = problem.line(step) + 0.5 * kappa * (state.square + 2 * step * cross + step**2 * square)

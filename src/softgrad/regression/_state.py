@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.regression._certificate import dual_value
+from softgrad.regression._layout import inner
 from softgrad.regression._problem import Evaluation, Problem
 
 Float = NDArray[np.float64]
@@ -103,7 +104,7 @@ class State:
     def adopt(self, evaluation: Evaluation) -> None:
         """Judge an evaluation of the point, and tell the callback."""
         self.evaluated_precisely = self.precise
-        self.square = float(np.vdot(self.weight, self.weight))
+        self.square = inner(self.weight, self.weight)
         self.loss, self.objective = evaluation.loss, evaluation.loss + 0.5 * self.kappa * self.square
         if not (np.isfinite(self.objective) and np.isfinite(evaluation.weight).all()):
             raise FloatingPointError("the objective or its gradient is not finite")
@@ -189,7 +190,7 @@ class State:
             self.bias = self.bias + moved
         found = self.problem.gradient(self.weight, self.bias, precise=True, known=moved is not None)
         self.precise = self.evaluated_precisely = True
-        self.square = float(np.vdot(self.weight, self.weight))
+        self.square = inner(self.weight, self.weight)
         self.loss, self.objective = found.loss, found.loss + 0.5 * self.kappa * self.square
         if self.kappa > 0:
             self.bound = dual_value(self.problem, self.kappa, found.entropy, found.weight, found.bias)

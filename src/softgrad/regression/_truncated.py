@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softgrad.regression._layout import add, inner
 from softgrad.regression._newton import Direction
 from softgrad.regression._precondition import preconditioner_of
 from softgrad.regression._problem import Problem
@@ -23,6 +24,7 @@ Float = NDArray[np.float64]
 MOST_PRODUCTS = 250
 MODEL_RATE = 0.15  # CG ends when its newest step gained less than this share of the mean step
 EARLY_RATE = 0.4  # the same while the model itself is far from the loss
+LIGHT_RATE = 0.05  # the same where the penalty is most of the curvature, and the loss nearly its model
 RENEWED = 1.5  # of its price a preconditioner has to have been used for before it is made anew
 SAMPLE, MOST_SAMPLED = 2.0, 16.0
 SLOW = 10  # products of a direction that ask for a larger sample
@@ -53,7 +55,10 @@ class Truncated:
             sample = SAMPLE if kept is None else kept.sample * (1 + kept.coarse)
             kept = state.preconditioner = Kept(preconditioner_of(problem, state.kappa, sample), sample)
         kept.preconditioner.set_penalty(state.kappa, damping)
-        rate = EARLY_RATE if state.gain > 0.05 * state.objective else MODEL_RATE
+        if kept.preconditioner.light:
+            rate = LIGHT_RATE
+        else:
+            rate = EARLY_RATE if state.gain > 0.05 * state.objective else MODEL_RATE
         d, db, gain, products = conjugate_gradients(
             problem, state.kappa, damping, gradient, kept.preconditioner, rate=rate
         )
@@ -82,40 +87,41 @@ def conjugate_gradients(
     free = problem.fit_intercept
     moved = free and bool(center.any())
     gw, gb = gradient
-    r = -(gw - np.outer(gb, precondition.center) if free else gw).astype(single)
+    r = (-(gw - np.outer(gb, precondition.center)) if moved else -gw).astype(single, copy=False)
     rb = -gb if free else np.zeros_like(gb)
     d, db = np.zeros_like(r), np.zeros_like(rb)
     z, zb = precondition(r, rb)
-    z = z.astype(single, copy=False)
-    q, qb = z.copy(), (zb if free else np.zeros_like(rb)).copy()
-    rz = float(np.vdot(r, z)) + float(rb @ zb)
+    q, qb = z.astype(single, copy=False), (zb if free else np.zeros_like(rb)).copy()
+    rz = inner(r, q) + float(rb @ zb)
     gain, products = 0.0, 0
     while products < MOST_PRODUCTS and rz > 0:
-        hq, hb = problem.product(q, (qb - q @ center) if free else qb)
+        hq, hb = problem.product(q, (qb - q @ center) if moved else qb)
         products += 1
         if moved:
             hq -= np.outer(hb, center)
         if not free:
             hb = np.zeros_like(hb)
         curved = hq.astype(single, copy=False)
-        curved += single(kappa + damping) * q
+        add(curved, kappa + damping, q)
         hb = hb + damping * qb
-        bend = float(np.vdot(q, curved)) + float(qb @ hb)
+        bend = inner(q, curved) + float(qb @ hb)
         if not bend > 0:
             break
         step = rz / bend
-        d += single(step) * q
+        add(d, step, q)
         db += step * qb
-        r -= single(step) * curved
+        add(r, -step, curved)
         rb = rb - step * hb
         gained = 0.5 * step * rz
         gain += gained
         if products * gained <= max(rate, products * rounding) * gain:
             break
         z, zb = precondition(r, rb)
-        fresh = float(np.vdot(r, z)) + float(rb @ zb)
-        q = z + single(fresh / rz) * q
+        z = z.astype(single, copy=False)
+        fresh = inner(r, z) + float(rb @ zb)
+        add(z, fresh / rz, q)
+        q = z
         qb = (zb + fresh / rz * qb) if free else qb
         rz = fresh
-    shift = db - d @ center if free else db
+    shift = db - d @ center if moved else db
     return d, np.asarray(shift, dtype=np.float64), gain, products

@@ -132,7 +132,8 @@ def fit(
         Most iterations.
     max_memory : int, optional
         Bytes for arrays of the shape (N, K); by default two of them and 32 MB, at most 4 GB. What does not fit is
-        computed again.
+        computed again. What a fit needs besides: X, at most 160 MB for the tiles it works on, and about twelve float64
+        arrays of the shape of the coefficients.
     n_threads : int, optional
         Threads; the result's bits do not depend on them.
     start : (coef, intercept), optional
