@@ -222,7 +222,6 @@ Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, 
   const A top = unit ? find_peak<Z, true>(z, n, u) : find_peak<Z, false>(z, n, u), peak = u.reference(top);
   s.peak = top;
   if (kept) sum_exp<Z, true, false, true>(z, n, u, peak, s.sum, s.moment, kept);
-  else if (by_products && unit) sum_exp<Z, true, true>(z, n, u, peak, s.sum, s.moment);
   else if (by_products) sum_exp<Z, false, true>(z, n, u, peak, s.sum, s.moment);
   else if (unit) sum_exp<Z, true, false>(z, n, u, peak, s.sum, s.moment);
   else sum_exp<Z, false, false>(z, n, u, peak, s.sum, s.moment);
@@ -372,15 +371,16 @@ inline void write_ignored(const Outputs& out, int64_t i) {
 // to_j = c·exp((x_j − peak)·k) − sub_j, or − `constant` without `sub`.  Begins with the columns before an aligned
 // address: streaming needs it, and stores across cache lines take twice as long.
 // Meanwhile the next row is fetched into the L2 cache: reading it then overlaps with writing this one.
-template <class T, bool Unit, bool Subtract, bool Stream, class A = Arithmetic<T>>
-void gradient_loop(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant, const A* sub, T* to, const T* ahead) {
+template <class T, bool Unit, bool Subtract, class A = Arithmetic<T>>
+void gradient_loop(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant, const A* sub, T* to, bool streaming,
+                   const T* ahead) {
   const auto part = [&](int64_t j, int64_t count, bool whole) FORCE_INLINE {
     Pack<A, 4> d = read<A>(x + j, count, u.masked) - peak;
     if (!Unit) d = d * u.k;
     if (whole && ahead)
       for (int q = 0; q < 4; ++q) __builtin_prefetch(ahead + j + q * lanes<A>, 0, 2);
     const Pack<A, 4> g = Subtract ? fma(exp_of(d), c, read<A>(sub + j, count, A(0)) * A(-1)) : fma(exp_of(d), c, -constant);
-    if (Stream && whole) for (int q = 0; q < 4; ++q) stream(to + j + q * lanes<A>, g.v[q]);
+    if (streaming && whole) for (int q = 0; q < 4; ++q) stream(to + j + q * lanes<A>, g.v[q]);
     else write(to + j, g, count);
   };
   constexpr int64_t bytes = lanes<A> * int64_t(sizeof(T));
@@ -391,13 +391,12 @@ void gradient_loop(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant
     part(head + j, count, count == block<A>);
   });
 }
-template <class T, bool Unit, class A = Arithmetic<T>>
+// The commonest kind has a loop of its own; multiplying by a k of 1 changes no bit.
+template <class T, class A = Arithmetic<T>>
 void gradient_tile(const T* x, int64_t n, Distance<A> u, A peak, A c, A constant, const A* sub, T* to, bool streaming,
                    const T* ahead) {
-  if (sub && streaming) gradient_loop<T, Unit, true, true>(x, n, u, peak, c, constant, sub, to, ahead);
-  else if (sub) gradient_loop<T, Unit, true, false>(x, n, u, peak, c, constant, sub, to, ahead);
-  else if (streaming) gradient_loop<T, Unit, false, true>(x, n, u, peak, c, constant, sub, to, ahead);
-  else gradient_loop<T, Unit, false, false>(x, n, u, peak, c, constant, sub, to, ahead);
+  const auto loop = sub ? gradient_loop<T, false, true> : u.k == A(1) ? gradient_loop<T, true, false> : gradient_loop<T, false, false>;
+  loop(x, n, u, peak, c, constant, sub, to, streaming, ahead);
 }
 
 // ∂u/∂o of a softcap from u itself: (s/τ)(1 − th²) with th = u τ / c; a masked logit has none.
@@ -413,13 +412,13 @@ FORCE_INLINE inline void cap_slopes(const Problem& p, const Pack<A, 4>& u, Pack<
 }
 
 // The same from exp((x_j − peak)·k) that the sum has computed: a row of one tile, and a target that is one label.
-template <class T, bool Stream, class A = Arithmetic<T>>
-void gradient_kept(const A* e, int64_t n, A c, A constant, T* to, const T* ahead) {
+template <class T, class A = Arithmetic<T>>
+void gradient_kept(const A* e, int64_t n, A c, A constant, T* to, bool streaming, const T* ahead) {
   const auto part = [&](int64_t j, int64_t count, bool whole) FORCE_INLINE {
     if (whole && ahead)
       for (int q = 0; q < 4; ++q) __builtin_prefetch(ahead + j + q * lanes<A>, 0, 2);
     const Pack<A, 4> g = fma(read<A>(e + j, count, A(0)), c, -constant);
-    if (Stream && whole) for (int q = 0; q < 4; ++q) stream(to + j + q * lanes<A>, g.v[q]);
+    if (streaming && whole) for (int q = 0; q < 4; ++q) stream(to + j + q * lanes<A>, g.v[q]);
     else write(to + j, g, count);
   };
   constexpr int64_t bytes = lanes<A> * int64_t(sizeof(T));
@@ -456,8 +455,7 @@ void row_gradient(const Problem& p, int64_t i, const Statistics& s, double weigh
     own = k * (c * double(exp_scalar<A>((A(widen(row[y])) - peak) * u.k)) -
                (r.soft + r.smooth) * class_weight<A>(p, y));
   if (kept) {
-    const auto loop = streaming ? gradient_kept<T, true> : gradient_kept<T, false>;
-    loop(kept, hi - lo, A(k * c), A(k * r.smooth), to, ahead);
+    gradient_kept<T>(kept, hi - lo, A(k * c), A(k * r.smooth), to, streaming, ahead);
     if (y >= lo && y < hi) narrow(A(own), to + y);
     return;
   }
@@ -466,8 +464,7 @@ void row_gradient(const Problem& p, int64_t i, const Statistics& s, double weigh
     const int64_t n = min_of<int64_t>(tile, hi - col);
     if (by_tile) target_tile<T>(p, i, row + col, col, n, k * r.soft, k * r.smooth, sub);
     if (!p.softcap) {
-      const auto loop = u.k == A(1) ? gradient_tile<T, true> : gradient_tile<T, false>;
-      loop(row + col, n, u, peak, A(k * c), A(k * r.smooth), by_tile ? sub : nullptr, to + col, streaming,
+      gradient_tile<T>(row + col, n, u, peak, A(k * c), A(k * r.smooth), by_tile ? sub : nullptr, to + col, streaming,
            ahead ? ahead + col : nullptr);
       continue;
     }
@@ -695,7 +692,9 @@ template <class T, class F, class A = Arithmetic<T>> void each_tile(const Proble
 
 template <class T, class A = Arithmetic<T>>
 void distribution_range(const Problem& p, bool logarithm, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
-  if (p.cols <= narrow_cols && !p.softcap) return narrow_distribution<T>(p, logarithm, out, out_stride, lo, hi);
+  // Not for half precision: few ask for it with few classes, and the binary is large enough.
+  if constexpr (sizeof(T) >= 4)
+    if (p.cols <= narrow_cols && !p.softcap) return narrow_distribution<T>(p, logarithm, out, out_stride, lo, hi);
   const Distance<A> u(p);
   for (int64_t i = lo; i < hi; ++i) {
     const Statistics s = range_statistics<T>(p, i, 0, p.cols, false);

@@ -18,6 +18,7 @@ class Products:
     """Products of tiles; each runs in the thread that asks for it, and in that thread alone."""
 
     name = "numpy"
+    adds_bias = False  # whether `affine` is to be called, with which logits are rounded once
 
     def single_threaded(self) -> AbstractContextManager[None]:
         """Keep every product inside the block to one thread."""
@@ -35,6 +36,11 @@ class Products:
         """``out = a b``."""
         with np.errstate(over="ignore", invalid="ignore"):  # the numbers say it, and only where rows count
             np.matmul(a, b, out=out)
+
+    def affine(self, a: Array, b: Array, bias: Array, out: Array) -> None:
+        """``out = a b + bias``."""
+        self.multiply(a, b, out)
+        self.add_bias(out, bias)
 
     def accumulate(self, a: Array, b: Array, out: Array, first: bool) -> None:
         """``out = a b``, or ``out += a b``."""

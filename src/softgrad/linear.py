@@ -157,15 +157,20 @@ class _Pass:
     def _run(self, work: Any, count: int, *, scratch: bool = False) -> None:
         run_blocks(work, count, min(self.n_threads, self.plan.workers) if scratch else self.n_threads)
 
-    def logits(self, x: Array) -> Array:
-        """Logits of a tile of rows, without the bias."""
+    def logits(self, x: Array, bias: Array | None) -> Array:
+        """Logits of a tile of rows."""
         tile = self.tile[: len(x)]
 
         def work(i: int) -> None:
             lo, hi = self.edges[i]
-            self.products.multiply(x, self._weight(lo, hi).T, tile[:, lo:hi])
+            if bias is not None and self.products.adds_bias:
+                self.products.affine(x, self._weight(lo, hi).T, bias[lo:hi], tile[:, lo:hi])
+            else:
+                self.products.multiply(x, self._weight(lo, hi).T, tile[:, lo:hi])
 
         self._run(work, len(self.edges), scratch=self.inputs.converts)
+        if bias is not None and not self.products.adds_bias:
+            self.add_bias(tile, bias)
         return tile
 
     def add_bias(self, tile: Array, bias: Array) -> None:
@@ -274,12 +279,10 @@ def walk(
         for lo in range(0, n, plan.rows):
             hi = min(lo + plan.rows, n)
             x = products.widen(inputs.x[lo:hi], inputs.compute)
-            tile = step.logits(x)
+            tile = step.logits(x, bias)
             head = build_head(
                 tile, rows.storage, _part(targets, lo, hi), options, weights, None if a is None else a[lo:hi]
             )
-            if bias is not None:
-                step.add_bias(tile, bias)
             _tile_kernel(head, tile, rows.storage, factors, losses[lo:hi], by_products.part(lo, hi), wanted, n_threads)
             if wanted:
                 step.back(tile, x, lo)

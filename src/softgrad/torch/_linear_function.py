@@ -14,7 +14,7 @@ from softgrad._core import Outcome, class_weights
 from softgrad._products import Products
 from softgrad.linear import LinearGradients, _contiguous, _Inputs, walk
 from softgrad.torch import _composite, _memory
-from softgrad.torch._batch import _weights_of, array_of, row_weights_of, targets_of, tensor_of, threads_for
+from softgrad.torch._batch import HALF, _weights_of, array_of, row_weights_of, targets_of, tensor_of, threads_for
 from softgrad.torch._call import Call
 from softgrad.torch._function import Gradient
 from softgrad.torch._products import TorchProducts, choose

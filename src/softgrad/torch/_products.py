@@ -53,6 +53,7 @@ class TorchProducts(Products):
     """Products through PyTorch, in the storage type; half precision adds up in float32."""
 
     name = "torch"
+    adds_bias = True
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -87,10 +88,10 @@ class TorchProducts(Products):
         else:
             torch.addmm(into, self._tensor(a), self._tensor(b), out=into)
 
-    def add_bias(self, tile: Array, bias: Array) -> None:
-        """``tile += bias``."""
+    def affine(self, a: Array, b: Array, bias: Array, out: Array) -> None:
+        """``out = a b + bias``, rounded once."""
         _limit_worker()
-        self._tensor(tile).add_(self._tensor(bias))
+        torch.addmm(self._tensor(bias), self._tensor(a), self._tensor(b), out=self._tensor(out))
 
     def column_sums(self, tile: Array, out: Array, first: bool) -> None:
         """``Σ_i tile_i``, in float32 beside half precision."""

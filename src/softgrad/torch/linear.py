@@ -262,11 +262,13 @@ def _dispatch(tensors: tuple[Any, ...], plan: Plan, scalars: dict[str, Tensor]) 
     """Choose who computes: tiles through the kernels, tiles in PyTorch's operations, or the logits and their loss."""
     x, weight, bias, target, values, class_weight, sample_weight = tensors
     tracing_tangents = torch.compiler.is_compiling() and in_forward_mode()
-    if transformed() or tracing_tangents or has_tangent(x) or has_tangent(weight) or has_tangent(bias):
-        logits = torch.nn.functional.linear(x, weight, bias)
-        return dispatch(logits, target, values, class_weight, sample_weight, plan.call, scalars)
     weights = any(t is not None and followed(t) for t in (class_weight, sample_weight, values))
     soft = values is None and target.is_floating_point() and followed(target)
+    # A graph cannot hold the tiles' own derivatives.
+    compiled = torch.compiler.is_compiling() and (bool(scalars) or weights or soft or plan.impl == "composite")
+    if transformed() or tracing_tangents or compiled or has_tangent(x) or has_tangent(weight) or has_tangent(bias):
+        logits = torch.nn.functional.linear(x, weight, bias)
+        return dispatch(logits, target, values, class_weight, sample_weight, plan.call, scalars)
     odd = type(x) not in PLAIN or type(weight) not in PLAIN or traced()
     if (
         odd

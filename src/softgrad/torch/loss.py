@@ -51,6 +51,8 @@ def loss_dtype(logits: Tensor) -> torch.dtype:
 
 def followed(tensor: Any) -> bool:
     """Whether a derivative by this argument may be asked for."""
+    if torch.compiler.is_compiling():  # inside torch.func or forward mode everything is composite there
+        return isinstance(tensor, Tensor) and tensor.requires_grad and torch.is_grad_enabled()
     return isinstance(tensor, Tensor) and (
         (tensor.requires_grad and torch.is_grad_enabled())
         or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
