@@ -128,15 +128,14 @@ def data(
 
 def _torch_facts() -> dict[str, Any]:
     """PyTorch's version and who multiplies for its linear head here, where PyTorch is installed."""
+    from importlib.metadata import version
     from importlib.util import find_spec
 
     if find_spec("torch") is None:
         return {}
-    import torch
-
     from softgrad.torch import products
 
-    return {"torch": torch.__version__, "torch products": [f"{k}: {v}" for k, v in products(measure=True).items()]}
+    return {"torch": version("torch"), "torch products": [f"{k}: {v}" for k, v in products(measure=True).items()]}
 
 
 @app.command()

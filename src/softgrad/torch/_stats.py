@@ -29,7 +29,7 @@ from softgrad.torch._documented import TRANSFORM, documented
 from softgrad.torch._function import transformed
 from softgrad.torch._linear_function import Plan, accumulator, walk_tensors
 from softgrad.torch.linear import checked_impl, flat_rows, layer_of
-from softgrad.torch.loss import PLAIN, followed, followed_scalars, in_forward_mode, scalar, traced
+from softgrad.torch.loss import PLAIN, followed_scalars, in_forward_mode, scalar, soft_and_followed, traced
 
 Results = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -175,7 +175,7 @@ def prediction_stats(
         return _delivered(buffers, rows.outer)
 
     tensors = (input, target, values, sample_weight)
-    soft = target is not None and labels is None and followed(target if values is None else values)
+    soft = target is not None and soft_and_followed(target, values)
     if scalars or soft or _elsewhere(input):
         if target is not None:
             _composite.check_labels(target, values, input.shape[axis], options)
@@ -280,7 +280,7 @@ def linear_prediction_stats(
         return _delivered(buffers, (len(x),))
 
     tensors = (flat, some, values, sample_weight, linear_weight, linear_bias)
-    soft = not blind and not labelled and followed(target if values is None else values)
+    soft = not blind and soft_and_followed(target, values)
     if scalars or soft or impl == "composite" or _elsewhere(flat):
         if not blind:
             _composite.check_labels(shaped, values, classes, options)

@@ -34,6 +34,7 @@ from softgrad.torch.loss import (
     in_forward_mode,
     loss_dtype,
     scalar,
+    soft_and_followed,
     traced,
 )
 
@@ -262,8 +263,8 @@ def _dispatch(tensors: tuple[Any, ...], plan: Plan, scalars: dict[str, Tensor]) 
     """Choose who computes: tiles through the kernels, tiles in PyTorch's operations, or the logits and their loss."""
     x, weight, bias, target, values, class_weight, sample_weight = tensors
     tracing_tangents = torch.compiler.is_compiling() and in_forward_mode()
-    weights = any(t is not None and followed(t) for t in (class_weight, sample_weight, values))
-    soft = values is None and target.is_floating_point() and followed(target)
+    weights = any(t is not None and followed(t) for t in (class_weight, sample_weight))
+    soft = soft_and_followed(target, values)
     # A graph cannot hold the tiles' own derivatives.
     compiled = torch.compiler.is_compiling() and (bool(scalars) or weights or soft or plan.impl == "composite")
     if transformed() or tracing_tangents or compiled or has_tangent(x) or has_tangent(weight) or has_tangent(bias):

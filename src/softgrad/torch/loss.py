@@ -60,6 +60,12 @@ def followed(tensor: Any) -> bool:
     )
 
 
+def soft_and_followed(target: Tensor, values: Tensor | None) -> bool:
+    """Whether a derivative by soft targets may be asked for."""
+    soft = target if values is None else values
+    return soft.is_floating_point() and followed(soft)
+
+
 def in_forward_mode() -> bool:
     """Whether a level of forward mode is open; a graph compiled outside is not used inside, nor the reverse."""
     return bool(torch.autograd.forward_ad._current_level >= 0)
@@ -189,6 +195,7 @@ def dispatch(
         and not scalars
         and not (weight is not None and followed(weight))
         and not (sample_weight is not None and followed(sample_weight))
+        and not (torch.compiler.is_compiling() and soft_and_followed(target, values))  # the operators' one gap
     )
     if call.inplace:
         refuse_inplace(logits, native)
