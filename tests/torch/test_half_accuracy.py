@@ -26,9 +26,7 @@ def unit(exact: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.exp2(torch.floor(torch.log2(exact.abs().clamp(min=info.smallest_normal)))) * info.eps
 
 
-def no_worse(
-    ours: Tensor, theirs: Tensor, exact: Tensor, context: str, *, sums: bool = False, ratio: float = RATIO
-) -> None:
+def no_worse(ours: Tensor, theirs: Tensor, exact: Tensor, context: str, *, sums: bool = False) -> None:
     """Root-mean-square at most 1.1 times PyTorch's, largest at most PyTorch's and half a unit in the last place.
 
     The unit is that of the element; for a matrix product, whose elements are sums of larger terms, of the largest one.
@@ -39,7 +37,7 @@ def no_worse(
     if sums:
         half = half.max().expand_as(half)
     if exact.numel() > 1:
-        limit = ratio * other.square().mean().sqrt()
+        limit = RATIO * other.square().mean().sqrt()
         assert mine.square().mean().sqrt() <= limit, f"{context}: {float(mine.square().mean().sqrt() / limit):.3f}"
         assert mine.max() <= other.max() + half.flatten()[mine.argmax()], context
     else:
@@ -85,7 +83,7 @@ def test_cross_entropy(reduction: str, kind: str, dtype: torch.dtype) -> None:
 @each_reduction
 @pytest.mark.parametrize("impl", ["numpy", "torch"])
 def test_linear_cross_entropy(impl: str, reduction: str, kind: str, dtype: torch.dtype) -> None:
-    for (rows, depth, classes), biased in itertools.product(((24, 32, 300), (16, 8, 2100)), (False, True)):
+    for (rows, depth, classes), biased in itertools.product(((24, 32, 300), (64, 8, 2100)), (False, True)):
         x = normal(rows, depth, dtype=dtype, seed=1)
         w = normal(classes, depth, dtype=dtype, seed=2, scale=(0.25 if kind == "flat" else 2.0) * depth**-0.5)
         y = (torch.arange(rows) * 7) % classes
@@ -100,10 +98,7 @@ def test_linear_cross_entropy(impl: str, reduction: str, kind: str, dtype: torch
         wide = [t.double() for t in leaves]
         found = [grads(ours, leaves, reduction), grads(theirs, leaves, reduction), grads(theirs, wide, reduction)]
         for name, a, b, e in zip(("loss", "x", "weight", "bias"), *found, strict=False):
-            # Half-precision logits and products are PyTorch's own with impl="torch", and so are their errors: what differs
-            # is chance (S − y itself has half the error of PyTorch's), which a matrix of a few rows does not average.
-            ratio = RATIO if impl == "numpy" else 1.35
-            no_worse(a, b, e, f"{name} ({rows}, {depth}, {classes}) bias={biased}", sums=name != "loss", ratio=ratio)
+            no_worse(a, b, e, f"{name} ({rows}, {depth}, {classes}) bias={biased}", sums=name != "loss")
 
 
 @each_half
