@@ -51,7 +51,7 @@ def storage_of(dtype: np.dtype[Any], name: str) -> int:
     return code
 
 
-def _adjacent(rows: Array) -> Array:
+def adjacent(rows: Array) -> Array:
     """The array itself if kernels can read it, or a copy: aligned, native, columns adjacent, rows whole items apart."""
     size = rows.itemsize
     if rows.flags.c_contiguous and rows.flags.aligned and rows.dtype.isnative:
@@ -67,7 +67,7 @@ def fresh(array: Array) -> Array:
     return np.array(array, dtype=array.dtype.newbyteorder("="), order="C")
 
 
-def _flatten(array: Array, axis: int) -> Array:
+def flatten(array: Array, axis: int) -> Array:
     """(…, V, …) as (N, V): a view where NumPy can make one."""
     if axis != array.ndim - 1:
         array = np.moveaxis(array, axis, -1)
@@ -98,7 +98,7 @@ def as_rows(logits: Any, axis: int = -1, name: str = "logits") -> Rows:
     axis = int(axis) % ndim
     if array.shape[axis] == 0:
         raise ValueError(f"{name} of shape {array.shape} have no classes along axis {axis}")
-    return Rows(raw(_adjacent(_flatten(array, axis))), storage, array.shape, axis, array.dtype.newbyteorder("="))
+    return Rows(raw(adjacent(flatten(array, axis))), storage, array.shape, axis, array.dtype.newbyteorder("="))
 
 
 def same_rows(array: Any, rows: Rows, name: str) -> Array:
@@ -106,7 +106,7 @@ def same_rows(array: Any, rows: Rows, name: str) -> Array:
     array = np.asarray(array)
     if array.shape != rows.shape:
         raise ValueError(f"{name} have shape {array.shape}; the logits have {rows.shape}")
-    return _adjacent(_flatten(array, rows.axis))
+    return adjacent(flatten(array, rows.axis))
 
 
 class Output:
@@ -133,8 +133,8 @@ class Output:
         if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
             raise ValueError("out repeats its elements (a stride of 0); hand over an array of its own")
         self.target = out
-        flat = _flatten(out, rows.axis)
-        direct = np.may_share_memory(flat, out) and _adjacent(flat) is flat
+        flat = flatten(out, rows.axis)
+        direct = np.may_share_memory(flat, out) and adjacent(flat) is flat
         # Writing while reading is safe only where each element is written over itself.
         clash = any(_overlaps(flat if direct else out, other, direct) for other in (rows.array, *may_alias))
         self.copies = clash or not direct

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from softgrad import _backend, _fallback
-from softgrad._arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, Output, Rows, _adjacent, _flatten
+from softgrad._arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, Output, Rows, adjacent, flatten
 from softgrad._core import build_head, class_weights, settle
 from softgrad._schedule import run_rows, streams
 from softgrad._targets import DENSE, INDEX, SPARSE, Targets, as_targets
@@ -61,8 +61,8 @@ def rows_of(logits: Tensor, axis: int) -> Rows:
     array = array_of(logits)
     if array.shape[axis] == 0:
         raise ValueError(f"input of shape {tuple(array.shape)} has no classes along axis {axis}")
-    rows = array if array.ndim == 2 and axis == 1 else _flatten(array, axis)
-    return Rows(_adjacent(rows), STORAGE[logits.dtype], array.shape, axis, _DTYPES[logits.dtype])
+    rows = array if array.ndim == 2 and axis == 1 else flatten(array, axis)
+    return Rows(adjacent(rows), STORAGE[logits.dtype], array.shape, axis, _DTYPES[logits.dtype])
 
 
 def targets_of(target: Tensor, values: Tensor | None, rows: Rows) -> Targets:
@@ -81,10 +81,10 @@ def targets_of(target: Tensor, values: Tensor | None, rows: Rows) -> Targets:
     if target.dtype not in STORAGE:
         array = array_of(target.float())
     storage = STORAGE.get(target.dtype, FLOAT32)
-    return Targets(DENSE, values=_adjacent(_flatten(array, rows.axis)), value_storage=storage)
+    return Targets(DENSE, values=adjacent(flatten(array, rows.axis)), value_storage=storage)
 
 
-def _weights_of(tensor: Tensor | None) -> Array | None:
+def weights_of(tensor: Tensor | None) -> Array | None:
     if tensor is None:
         return None
     return tensor.detach().to(torch.float64).numpy()
@@ -92,7 +92,7 @@ def _weights_of(tensor: Tensor | None) -> Array | None:
 
 def row_weights_of(sample_weight: Tensor | None) -> Array | None:
     """Row weights in float64, checked."""
-    weights = _weights_of(sample_weight)
+    weights = weights_of(sample_weight)
     if weights is None:
         return None
     if not np.isfinite(weights).all():
@@ -145,7 +145,7 @@ class Batch:
         self.targets = targets_of(target, values, rows)
         self.n, self.cols = rows.array.shape
         self.n_threads = threads_for(call.n_threads, rows.array.size)
-        self.weights = class_weights(_weights_of(weight), rows, "weight")
+        self.weights = class_weights(weights_of(weight), rows, "weight")
         a = row_weights_of(sample_weight)
         if upstream is not None and options.reduction == "none":
             g = upstream.detach().to(torch.float64).numpy().reshape(-1)
@@ -229,7 +229,7 @@ class Batch:
 
     def product(self, vector: Tensor) -> Tensor:
         """``H v`` of the loss by the logits."""
-        v = _adjacent(_flatten(array_of(vector.to(self.dtype)), self.rows.axis))
+        v = adjacent(flatten(array_of(vector.to(self.dtype)), self.rows.axis))
         to = Output(self.rows, None)
         if self.factors.void:
             to.rows[...] = 0

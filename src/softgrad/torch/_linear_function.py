@@ -11,10 +11,10 @@ from torch import Tensor
 
 from softgrad._arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Rows
 from softgrad._core import Outcome, class_weights
+from softgrad._linear_walk import Inputs, LinearGradients, contiguous, walk
 from softgrad._products import Products
-from softgrad.linear import LinearGradients, _contiguous, _Inputs, walk
 from softgrad.torch import _composite, _memory
-from softgrad.torch._batch import HALF, _weights_of, array_of, row_weights_of, targets_of, tensor_of, threads_for
+from softgrad.torch._batch import HALF, array_of, row_weights_of, targets_of, tensor_of, threads_for, weights_of
 from softgrad.torch._call import Call
 from softgrad.torch._function import Gradient
 from softgrad.torch._products import TorchProducts, choose
@@ -38,14 +38,14 @@ class Plan:
     accumulate_dtype: torch.dtype
 
 
-def _inputs(x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> _Inputs:
+def _inputs(x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> Inputs:
     half = x.dtype in HALF and not isinstance(products, TorchProducts)
     compute, storage = _STORAGE_ARRAYS[torch.float32 if half else x.dtype]
     n, classes = len(x), len(weight)
     unseen = np.broadcast_to(np.zeros((1, classes), compute), (n, classes))
     rows = Rows(unseen, storage, (n, classes), 1, np.dtype(compute))
-    return _Inputs(
-        _contiguous(array_of(x)), _contiguous(array_of(weight)), None if bias is None else array_of(bias), rows, compute
+    return Inputs(
+        contiguous(array_of(x)), contiguous(array_of(weight)), None if bias is None else array_of(bias), rows, compute
     )
 
 
@@ -60,7 +60,7 @@ def walk_tensors(
     inputs = _inputs(x, weight, bias, products)
     threads = threads_for(call.n_threads, x.shape[0] * weight.shape[0])
     targets = targets_of(target, values, inputs.rows)
-    w = class_weights(_weights_of(class_weight), inputs.rows, "weight")
+    w = class_weights(weights_of(class_weight), inputs.rows, "weight")
     a = row_weights_of(sample_weight)
     if upstream is not None and call.options.reduction == "none":
         g = np.ascontiguousarray(upstream.detach().to(torch.float64).numpy()).reshape(-1)

@@ -18,7 +18,7 @@ from softgrad.torch._call import Call
 from softgrad.torch._function import transformed
 
 DEFAULT_MEMORY = 64 << 20
-COPIES = 6  # tensors of a tile's logits that live at a time in forward and backward together
+COPIES = 16  # tensors of a tile's logits that live at a time in forward and backward together
 
 Rows = Callable[..., tuple[Tensor, ...]]
 
@@ -36,8 +36,13 @@ class _Tiled(torch.autograd.Function):
         ctx.function, ctx.edges, ctx.split = function, edges, split
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        parts = [function(*_tile(tensors, split, edge)) for edge in edges]
-        return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+        whole: list[Tensor] = []
+        for edge in edges:
+            part = function(*_tile(tensors, split, edge))
+            whole = whole or [rows.new_empty((edges[-1][1], *rows.shape[1:])) for rows in part]
+            for to, rows in zip(whole, part, strict=True):
+                to[slice(*edge)] = rows
+        return tuple(whole)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
@@ -65,14 +70,19 @@ class _Tiled(torch.autograd.Function):
             )  # fmt: skip
             found: tuple[Any, ...] = grads  # None where nothing depends on it
             for i, grad in zip(wanted, found, strict=True):
-                if i < ctx.split:
+                if i < ctx.split and again:
                     piece: Any = torch.zeros_like(tile[i]) if grad is None else grad
                     sums[i] = [piece] if sums[i] is None else [*sums[i], piece]
+                elif i < ctx.split:
+                    # Into one tensor: small ones that outlive a tile would keep its memory from being used again.
+                    sums[i] = torch.zeros_like(tensors[i]) if sums[i] is None else sums[i]
+                    if grad is not None:
+                        sums[i][slice(*edge)] = grad
                 elif grad is not None:
                     sums[i] = _add(sums[i], grad, again)
         for i in wanted:
             if i < ctx.split and sums[i] is not None:
-                sums[i] = torch.cat(sums[i])
+                sums[i] = torch.cat(sums[i]) if again else sums[i]
             elif sums[i] is not None:
                 sums[i] = sums[i].to(tensors[i].dtype)
         return (None, None, None, *sums)
