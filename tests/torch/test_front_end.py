@@ -397,7 +397,7 @@ ERRORS: dict[str, tuple[type[Exception], str, Any]] = {
         lambda: linear_cross_entropy(X[:2, None], W, torch.tensor([[1], [5]])),
     ),
     "linear device": (ValueError, "linear_weight is on meta", lambda: linear_cross_entropy(X, W.to(META), Y)),
-    "linear memory": (ValueError, "max_memory=10", lambda: linear_cross_entropy(X, W, Y, max_memory=10)),
+    "linear memory": (ValueError, "max_memory=10", lambda: st.linear_prediction_stats(X, W, Y, max_memory=10)),
     "linear memory composite": (
         ValueError,
         "max_memory=0",

@@ -52,7 +52,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _transform(o: Tensor, options: Options, scalars: dict[str, Tensor]) -> tuple[Tensor, Any, Any]:
+def transform(o: Tensor, options: Options, scalars: dict[str, Tensor]) -> tuple[Tensor, Any, Any]:
     s: Any = scalars.get("logit_scale", options.logit_scale)
     tau: Any = scalars.get("temperature", options.temperature)
     if options.softcap is None:
@@ -106,7 +106,7 @@ def row_of(tensors: Sequence[Any], options: Options, axis: int, scalars: dict[st
         active = kept & ((a != 0) | (sound & _derived(sample_weight)))
     a = torch.where(kept, a, 0)
     o = torch.where(active[..., None], o, 0)
-    u, slope, curve = _transform(o, options, scalars or {})
+    u, slope, curve = transform(o, options, scalars or {})
     peak = u.detach().amax(-1)
     d = u - peak[..., None]
     log_s = torch.log(torch.exp(d).sum(-1))

@@ -13,7 +13,7 @@ from softgrad._arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Rows
 from softgrad._core import Outcome, class_weights
 from softgrad._linear_walk import Inputs, LinearGradients, contiguous, walk
 from softgrad._products import Products
-from softgrad.torch import _composite, _memory
+from softgrad.torch import _columns, _composite, _memory
 from softgrad.torch._batch import HALF, array_of, row_weights_of, targets_of, tensor_of, threads_for, weights_of
 from softgrad.torch._call import Call
 from softgrad.torch._function import Gradient
@@ -56,6 +56,14 @@ def walk_tensors(
     """One walk over the tiles: the row losses, and the gradients that are needed."""
     x, weight, bias, target, values, class_weight, sample_weight = tensors
     call = plan.call
+    wide = plan.accumulate_dtype
+    totals = [
+        _fresh(x.shape, x.dtype) if need[0] else None,
+        _fresh(weight.shape, wide) if need[1] else None,
+        _fresh(weight.shape[:1], wide) if need[2] else None,
+    ]
+    if stats is None and _columns.needed(plan.max_memory, len(x), len(weight)):
+        return _columns.walk(plan, tensors, totals, upstream), totals
     products = choose(x.dtype, x.shape[-1], plan.impl)
     inputs = _inputs(x, weight, bias, products)
     threads = threads_for(call.n_threads, x.shape[0] * weight.shape[0])
@@ -65,12 +73,6 @@ def walk_tensors(
     if upstream is not None and call.options.reduction == "none":
         g = np.ascontiguousarray(upstream.detach().to(torch.float64).numpy()).reshape(-1)
         a = g if a is None else np.where(a == 0, 0.0, a * g)
-    wide = plan.accumulate_dtype
-    totals = [
-        _fresh(x.shape, x.dtype) if need[0] else None,
-        _fresh(weight.shape, wide) if need[1] else None,
-        _fresh(weight.shape[:1], wide) if need[2] else None,
-    ]
     grads = LinearGradients(*(None if t is None else array_of(t) for t in totals))
     try:
         outcome = walk(

@@ -73,12 +73,12 @@ class TorchProducts(Products):
 
     def multiply(self, a: Array, b: Array, out: Array) -> None:
         """``out = a b``."""
-        _limit_worker()
+        limit_worker()
         torch.mm(self._tensor(a), self._tensor(b), out=self._tensor(out))
 
     def accumulate(self, a: Array, b: Array, out: Array, first: bool) -> None:
         """``out += a b``, where ``out`` may be wider."""
-        _limit_worker()
+        limit_worker()
         into = torch.from_numpy(out)
         if into.dtype != self.dtype:
             part = torch.mm(self._tensor(a), self._tensor(b))
@@ -90,12 +90,12 @@ class TorchProducts(Products):
 
     def affine(self, a: Array, b: Array, bias: Array, out: Array) -> None:
         """``out = a b + bias``, rounded once."""
-        _limit_worker()
+        limit_worker()
         torch.addmm(self._tensor(bias), self._tensor(a), self._tensor(b), out=self._tensor(out))
 
     def column_sums(self, tile: Array, out: Array, first: bool) -> None:
         """``Σ_i tile_i``, in float32 beside half precision."""
-        _limit_worker()
+        limit_worker()
         into = torch.from_numpy(out)
         sums = self._tensor(tile).sum(0, dtype=into.dtype)
         into.copy_(sums) if first else into.add_(sums)
@@ -131,7 +131,7 @@ def _setters() -> tuple[Callable[[int], Any], Callable[[int], Any]]:
     return openmp, mkl
 
 
-def _limit_worker() -> None:
+def limit_worker() -> None:
     """Our pool's threads multiply alone, for good; the caller's limit is lifted again by `_one_torch_thread`."""
     if getattr(_worker, "limited", False):
         return

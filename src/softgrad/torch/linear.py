@@ -87,7 +87,7 @@ def linear_cross_entropy(
     IndexError
         For a label outside [0, V) that is not ``ignore_index``: the first is named, nothing is computed.
     ValueError
-        For shapes or devices that do not fit, an option outside its range, or a ``max_memory`` too small for one row.
+        For shapes or devices that do not fit, or an option outside its range.
     TypeError
         For dtypes that differ or are no floating-point numbers.
 
