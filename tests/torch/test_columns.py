@@ -121,9 +121,7 @@ def test_a_bad_label_is_named() -> None:
 
 def test_when_columns_are_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert _columns.needed(None, 100, 2_000_000)
-    assert not _columns.needed(None, 100, 50_257)
-    assert not _columns.needed(5_000, 100, 1000)  # a row fits, and classes are few
-    assert _columns.needed(3_000, 100, 1000)
-    for rows, classes in itertools.product((1, 4), (100_000, 10_000_000)):
-        assert _columns.needed(1 << 20, rows, classes) == (4 * classes * rows > 1 << 20)
+    assert not _columns.needed(None, 100, 2_000_000)
+    assert _columns.needed(None, 100, 10_000_000)
+    for rows, budget in itertools.product((1, 4), (3_999, 4_000, 7_999, 8_000)):
+        assert _columns.needed(budget, rows, 1000) == (budget < 4_000 * min(rows, 2))

@@ -21,11 +21,10 @@ from softgrad.torch import _composite
 from softgrad.torch._batch import threads_for
 from softgrad.torch._products import TorchProducts, limit_worker
 
-LEAST_ROWS = 16  # of logits in the budget: with fewer, products are slower than a second walk
-MANY_CLASSES = 100_000  # with less, a small budget is a small matter
+LEAST_ROWS = 2  # of logits in the budget: the kernels' walk, which reads the whole weight for each, is faster with more
 MOST_ROWS = 256
 TOGETHER = 8  # tiles at a time, whatever the number of threads: their parts are kept until they are added up
-COPIES = 8  # tensors of a tile that live at a time
+COPIES = 12  # tensors of a tile that live at a time
 INFINITY = float("inf")
 
 
@@ -131,7 +130,7 @@ class _Walk:
         self._factors(target, values, class_weight, sample_weight, upstream)
         budget = DEFAULT_MEMORY if plan.max_memory is None else plan.max_memory
         elements = max(1, budget // (COPIES * TOGETHER * (8 if self.wide == torch.float64 else 4)))
-        step = max(1, min(n, MOST_ROWS, max(LEAST_ROWS, math.isqrt(elements)), elements))
+        step = max(1, min(n, MOST_ROWS, max(16, math.isqrt(elements)), elements))
         self.rows = [slice(lo, min(lo + step, n)) for lo in range(0, n, step)]
         across = max(1, elements // step)
         self.columns = [slice(lo, min(lo + across, classes)) for lo in range(0, classes, across)]
@@ -224,9 +223,8 @@ class _Walk:
 
 
 def needed(max_memory: int | None, rows: int, classes: int) -> bool:
-    """Whether a walk over whole rows would have too few of them at a time, or not one."""
-    fit = (DEFAULT_MEMORY if max_memory is None else max_memory) // (4 * classes)
-    return fit < min(rows, LEAST_ROWS if classes >= MANY_CLASSES else 1)
+    """Whether a walk over whole rows would have fewer than two at a time."""
+    return (DEFAULT_MEMORY if max_memory is None else max_memory) // (4 * classes) < min(rows, LEAST_ROWS)
 
 
 def walk(plan: Any, tensors: tuple[Any, ...], totals: list[Any], upstream: Tensor | None) -> Outcome:

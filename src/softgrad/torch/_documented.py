@@ -44,10 +44,10 @@ linear_bias : Tensor of shape (V,), optional
     "shift": """shift : bool, default False
     Position t predicts the target of t + 1: the inputs ``[..., :-1, :]`` against the targets ``[..., 1:]``.""",
     "max_memory": """max_memory : int, optional
-    Bytes that the tiles of logits and products may take, beyond the gradients; by default 64 MB.  Where fewer than 16
-    rows of 100 000 classes or more fit, or not one row, the loss tiles columns as well and computes each twice.  Tiles
-    of another size change the last bits only: by less than 16 roundoffs of the arithmetic, at the scale of a result's
-    largest element, and one rounding to its type.""",
+    Bytes that the tiles of logits and products may take, beyond the gradients; by default 64 MB.  Where not two rows
+    of logits fit, the loss tiles columns as well and computes each twice.  Tiles of another size change the last bits
+    only: by less than 16 roundoffs of the arithmetic, at the scale of a result's largest element, and one rounding to
+    its type.""",
     "accumulate_dtype": """accumulate_dtype : torch.dtype, optional
     What tiles of rows add up in: by default the weight's type, and float32 for half precision.""",
     "torch_options": """options : torch.nn.LinearCrossEntropyOptions, optional
