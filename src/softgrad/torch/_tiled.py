@@ -49,6 +49,8 @@ class _Tiled(torch.autograd.Function):
         tensors, needs = ctx.saved_tensors, ctx.needs_input_grad[3:]
         wanted = [i for i, need in enumerate(needs) if need]
         again = torch.is_grad_enabled()
+        # Neither a second derivative nor a stack of upstream gradients lets a part be written into a whole.
+        apart = again or any(g is not None and torch._C._functorch.is_legacy_batchedtensor(g) for g in upstream)
         sums: list[Any] = [None] * len(tensors)
         for edge in ctx.edges:
             tile = list(_tile(tensors, ctx.split, edge))
@@ -70,7 +72,7 @@ class _Tiled(torch.autograd.Function):
             )  # fmt: skip
             found: tuple[Any, ...] = grads  # None where nothing depends on it
             for i, grad in zip(wanted, found, strict=True):
-                if i < ctx.split and again:
+                if i < ctx.split and apart:
                     piece: Any = torch.zeros_like(tile[i]) if grad is None else grad
                     sums[i] = [piece] if sums[i] is None else [*sums[i], piece]
                 elif i < ctx.split:
@@ -82,7 +84,7 @@ class _Tiled(torch.autograd.Function):
                     sums[i] = _add(sums[i], grad, again)
         for i in wanted:
             if i < ctx.split and sums[i] is not None:
-                sums[i] = torch.cat(sums[i]) if again else sums[i]
+                sums[i] = torch.cat(sums[i]) if apart else sums[i]
             elif sums[i] is not None:
                 sums[i] = sums[i].to(tensors[i].dtype)
         return (None, None, None, *sums)
