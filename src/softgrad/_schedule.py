@@ -38,19 +38,50 @@ def run_rows(call: Any, rows: int, cols: int, n_threads: int) -> None:
 
 def run_head(head: Any, results: Any, rows: int, cols: int, n_threads: int, *, by_products: bool, grad: bool) -> None:
     """Loss, by-products and gradient of the whole batch."""
-    panel = _fallback.panel
-    if rows >= 2 * n_threads or n_threads == 1 or cols < 2 * panel or _backend.kernels() is _fallback:
+    if not _few_wide_rows(rows, cols, n_threads) or _backend.kernels() is _fallback:
         run_rows(lambda lo, hi: head.rows(results, lo, hi), rows, cols, n_threads)
         return
-    # A few very wide rows: each panel of columns is summarised by whoever is free, and the summaries merge from left
-    # to right, as they do when one thread walks the row.
-    panels = -(-cols // panel)
-    size = _backend.kernels().statistics_size
-    stats = [np.zeros(rows, dtype=f"V{size}") for _ in range(panels)]
-    edges = [(i * panel, min((i + 1) * panel, cols)) for i in range(panels)]
-    run_blocks(lambda i: head.statistics(0, rows, *edges[i], by_products, stats[i]), panels, n_threads)
-    for other in stats[1:]:
-        head.merge(stats[0], other)
-    head.finish(results, stats[0], 0, rows)
+    stats = run_statistics(head, results, rows, cols, n_threads, by_products=by_products)
     if grad:
-        run_blocks(lambda i: head.gradient(results, stats[0], 0, rows, *edges[i]), panels, n_threads)
+        run_gradient(head, results, stats, rows, cols, n_threads)
+
+
+def run_statistics(head: Any, results: Any, rows: int, cols: int, n_threads: int, *, by_products: bool = False) -> Any:
+    """Loss and by-products of the whole batch, and the records of statistics that the gradient can be made from."""
+    stats = np.zeros(rows, dtype=f"V{_backend.kernels().statistics_size}")
+    if not _few_wide_rows(rows, cols, n_threads):
+
+        def work(lo: int, hi: int) -> None:
+            head.statistics(lo, hi, 0, cols, by_products, stats[lo:hi])
+            head.finish(results, stats[lo:hi], lo, hi)
+
+        run_rows(work, rows, cols, n_threads)
+        return stats
+    # Each panel of columns is summarised by whoever is free, and the summaries merge from left to right, as they do
+    # when one thread walks the row.
+    edges = _panels(cols)
+    parts = [stats, *(np.zeros_like(stats) for _ in edges[1:])]
+    run_blocks(lambda i: head.statistics(0, rows, *edges[i], by_products, parts[i]), len(edges), n_threads)
+    for part in parts[1:]:
+        head.merge(stats, part)
+    head.finish(results, stats, 0, rows)
+    return stats
+
+
+def run_gradient(head: Any, results: Any, stats: Any, rows: int, cols: int, n_threads: int) -> None:
+    """The gradient of the whole batch from its statistics."""
+    if not _few_wide_rows(rows, cols, n_threads):
+        run_rows(lambda lo, hi: head.gradient(results, stats[lo:hi], lo, hi, 0, cols), rows, cols, n_threads)
+        return
+    edges = _panels(cols)
+    run_blocks(lambda i: head.gradient(results, stats, 0, rows, *edges[i]), len(edges), n_threads)
+
+
+def _few_wide_rows(rows: int, cols: int, n_threads: int) -> bool:
+    """Whether threads share columns, because there are too few rows to share."""
+    return rows < 2 * n_threads and n_threads > 1 and cols >= 2 * _fallback.panel
+
+
+def _panels(cols: int) -> list[tuple[int, int]]:
+    panel = _fallback.panel
+    return [(c, min(c + panel, cols)) for c in range(0, cols, panel)]

@@ -15,9 +15,9 @@ from torch import Tensor
 from softgrad import _backend, _fallback
 from softgrad._arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, Output, Rows, adjacent, flatten
 from softgrad._core import build_head, class_weights, settle
-from softgrad._schedule import run_rows, streams
+from softgrad._schedule import run_gradient, run_rows, run_statistics, streams
 from softgrad._targets import DENSE, INDEX, SPARSE, Targets, as_targets
-from softgrad._threads import INLINE_ELEMENTS, default_threads, run_blocks
+from softgrad._threads import INLINE_ELEMENTS, default_threads
 from softgrad.torch import _memory
 from softgrad.torch._call import Call
 
@@ -174,34 +174,11 @@ class Batch:
     def losses(self, keep: bool) -> tuple[Array, Array | None]:
         """Row losses in float64, factors applied, and, if asked for, what a gradient can be computed from later."""
         losses = np.empty(self.n)
-        width = remembered(self.cols)
-        if not keep or not width or self.n == 0:
+        if not keep or not remembered(self.cols) or self.n == 0:
             results = self.results(losses, None)
             run_rows(lambda lo, hi: self.head.rows(results, lo, hi), self.n, self.cols, self.n_threads)
             return losses, None
-        results = self.results(losses, None)
-        stats = np.zeros(self.n, dtype=f"V{width}")
-        head, panel = self.head, _fallback.panel
-        if self.n >= 2 * self.n_threads or self.n_threads == 1 or self.cols < 2 * panel:
-
-            def work(lo: int, hi: int) -> None:
-                head.statistics(lo, hi, 0, self.cols, False, stats[lo:hi])
-                head.finish(results, stats[lo:hi], lo, hi)
-
-            run_rows(work, self.n, self.cols, self.n_threads)
-            return losses, stats
-        edges = self.panels()
-        parts = [stats, *(np.zeros_like(stats) for _ in edges[1:])]
-        run_blocks(lambda i: head.statistics(0, self.n, *edges[i], False, parts[i]), len(edges), self.n_threads)
-        for part in parts[1:]:
-            head.merge(stats, part)
-        head.finish(results, stats, 0, self.n)
-        return losses, stats
-
-    def panels(self) -> list[tuple[int, int]]:
-        """Column ranges that one caller summarises."""
-        panel = _fallback.panel
-        return [(c, min(c + panel, self.cols)) for c in range(0, self.cols, panel)]
+        return losses, run_statistics(self.head, self.results(losses, None), self.n, self.cols, self.n_threads)
 
     def gradient(self, stats: Array | None, out: Array | None = None, losses: Array | None = None) -> Tensor:
         """``∂L/∂o``, from the statistics of the forward pass or from scratch, into ``out`` or fresh memory."""
@@ -214,18 +191,11 @@ class Batch:
         return tensor_of(to.deliver(), self.dtype)
 
     def _gradient_rows(self, stats: Array | None, grad: Array, losses: Array | None) -> None:
-        head = self.head
         results = self.results(losses, grad, stream=streams(grad) and grad.ctypes.data != self.rows.array.ctypes.data)
         if stats is None:
-            run_rows(lambda lo, hi: head.rows(results, lo, hi), self.n, self.cols, self.n_threads)
-        elif self.n >= 2 * self.n_threads or self.n_threads == 1 or self.cols < 2 * _fallback.panel:
-            run_rows(
-                lambda lo, hi: head.gradient(results, stats[lo:hi], lo, hi, 0, self.cols),
-                self.n, self.cols, self.n_threads,
-            )  # fmt: skip
+            run_rows(lambda lo, hi: self.head.rows(results, lo, hi), self.n, self.cols, self.n_threads)
         else:
-            edges = self.panels()
-            run_blocks(lambda i: head.gradient(results, stats, 0, self.n, *edges[i]), len(edges), self.n_threads)
+            run_gradient(self.head, results, stats, self.n, self.cols, self.n_threads)
 
     def product(self, vector: Tensor) -> Tensor:
         """``H v`` of the loss by the logits."""

@@ -19,8 +19,6 @@ from softgrad.torch import _composite, _small
 from softgrad.torch._batch import Batch, array_of, at_once, made_at_once
 from softgrad.torch._call import Call
 
-TENSORS = 5  # logits, target, values, weight, sample_weight
-
 
 def transformed() -> bool:
     """Whether code runs inside ``torch.func``."""
@@ -45,6 +43,14 @@ def _refuse_weight_tangents(tangents: tuple[Any, ...]) -> None:
         raise RuntimeError("softgrad: tangents of weights take the composite path; this is a bug")
 
 
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ARG001 - PyTorch's signature
+    """The ``setup_context`` of functions whose last argument is the call."""
+    *tensors, ctx.call = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.save_for_forward(*tensors)
+    ctx.set_materialize_grads(False)  # a tangent of zeros and no tangent are not the same
+
+
 class Gradient(torch.autograd.Function):
     """``∂L/∂o`` times what comes from above, and its derivatives."""
 
@@ -53,12 +59,7 @@ class Gradient(torch.autograd.Function):
         *tensors, call = rest
         return Batch(tensors, call, upstream=upstream).gradient(None)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
-        *tensors, ctx.call = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.set_materialize_grads(False)  # a tangent of zeros and no tangent are not the same
+    setup_context = staticmethod(_remember)
 
     @staticmethod
     def backward(ctx: Any, vector: Tensor | None) -> tuple[Any, ...]:
@@ -237,12 +238,7 @@ class Transformable(torch.autograd.Function):
         batch = Batch(tensors, call)
         return batch.reduce(batch.losses(keep=False)[0], call.dtype)
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], _output: Any) -> None:
-        *tensors, ctx.call = inputs
-        ctx.save_for_backward(*tensors)
-        ctx.save_for_forward(*tensors)
-        ctx.set_materialize_grads(False)  # a tangent of zeros and no tangent are not the same
+    setup_context = staticmethod(_remember)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None) -> tuple[Any, ...]:
