@@ -79,7 +79,7 @@ class _Plan(NamedTuple):
             raise TypeError(f"max_memory must be a whole number of bytes or None, not {budget!r}")
         (n, depth), classes = inputs.x.shape, inputs.weight.shape[0]
         size = np.dtype(inputs.compute).itemsize
-        product = depth * size * (2 if inputs.converts else 1)  # of one class
+        product = max(1, depth) * size * (2 if inputs.converts else 1)  # of one class
         cols = max(1, min(classes, PRODUCT_BYTES // max(1, product), budget // SCRATCH_SHARE // max(1, product)))
         scratch = max(cols * product, budget // SCRATCH_SHARE)
         row = classes * size + (depth * size if inputs.converts else 0)

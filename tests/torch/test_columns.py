@@ -125,3 +125,15 @@ def test_when_columns_are_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _columns.needed(None, 100, 10_000_000)
     for rows, budget in itertools.product((1, 4), (3_999, 4_000, 7_999, 8_000)):
         assert _columns.needed(budget, rows, 1000) == (budget < 4_000 * min(rows, 2))
+
+
+def test_nothing_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No rows within no memory, and no features: the limits of the formula."""
+    monkeypatch.undo()
+    x, w = torch.empty(0, 3, requires_grad=True), torch.ones(5, 3, requires_grad=True)
+    loss = linear_cross_entropy(x, w, torch.empty(0, dtype=torch.long), reduction="sum", max_memory=8)
+    loss.backward()
+    assert float(loss.detach()) == 0
+    assert torch.all(w.grad == 0)
+    flat = linear_cross_entropy(torch.empty(2, 0), torch.empty(5, 0), torch.tensor([0, 4]))
+    torch.testing.assert_close(flat, torch.tensor(5.0).log())

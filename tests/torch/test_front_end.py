@@ -397,6 +397,8 @@ ERRORS: dict[str, tuple[type[Exception], str, Any]] = {
         lambda: linear_cross_entropy(X[:2, None], W, torch.tensor([[1], [5]])),
     ),
     "linear device": (ValueError, "linear_weight is on meta", lambda: linear_cross_entropy(X, W.to(META), Y)),
+    "sparse layout": (TypeError, "layout.*to_dense", lambda: cross_entropy(torch.eye(3).to_sparse(), torch.arange(3))),
+    "float8": (TypeError, "float8", lambda: cross_entropy(torch.zeros(2, 3).to(torch.float8_e4m3fn), torch.arange(2))),
     "linear memory": (ValueError, "max_memory=10", lambda: st.linear_prediction_stats(X, W, Y, max_memory=10)),
     "linear memory composite": (
         ValueError,

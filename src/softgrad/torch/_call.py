@@ -12,6 +12,7 @@ from torch import Tensor
 from softgrad._options import Options
 from softgrad._threads import resolve_threads
 
+LOGITS = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
 LABELS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
 
 
@@ -91,6 +92,10 @@ def check_logits(logits: Any, name: str = "input") -> None:
         raise TypeError(f"{name} must be a torch.Tensor, not {type(logits).__name__}")
     if not logits.is_floating_point():
         raise TypeError(f"{name} of dtype {logits.dtype} are not logits; they are floating-point numbers")
+    if logits.layout != torch.strided:
+        raise TypeError(f"{name} has the layout {logits.layout}; hand over {name}.to_dense()")
+    if logits.dtype not in LOGITS:
+        raise TypeError(f"{name} of dtype {logits.dtype} is not supported; use float32, float64, float16 or bfloat16")
     if logits.ndim == 0:
         raise ValueError(f"{name} needs a class axis; got a single number")
 

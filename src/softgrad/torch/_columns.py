@@ -224,7 +224,7 @@ class _Walk:
 
 def needed(max_memory: int | None, rows: int, classes: int) -> bool:
     """Whether a walk over whole rows would have fewer than two at a time."""
-    return (DEFAULT_MEMORY if max_memory is None else max_memory) // (4 * classes) < min(rows, LEAST_ROWS)
+    return (DEFAULT_MEMORY if max_memory is None else max_memory) // (4 * classes) < min(max(1, rows), LEAST_ROWS)
 
 
 def walk(plan: Any, tensors: tuple[Any, ...], totals: list[Any], upstream: Tensor | None) -> Outcome:

@@ -1,10 +1,10 @@
 """Cross-entropy of logits as autograd sees it.
 
 Forward reads the logits once and keeps one record of statistics a row; backward reads them once more and writes the
-gradient.  `Plain` is for ordinary calls.  `Transformable` is the same for ``torch.func``, which wants the forward pass
-apart from what it saves.  Derivatives of the gradient come from `Gradient`: its own forward pass is the kernel, its
-derivatives are the explicit formulas of `_composite` in PyTorch's operations, which every order and transform can take
-further.
+gradient.  `CrossEntropyFunction` is for ordinary calls.  `Transformable` is the same for ``torch.func``, which wants the
+forward pass apart from what it saves.  Derivatives of the gradient come from `Gradient`: its own forward pass is the
+kernel, its derivatives are the explicit formulas of `_composite` in PyTorch's operations, which every order and
+transform can take further.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _differentiable_backward(ctx: Any, upstream: Tensor, tensors: tuple[Any, ...
     return by_logits, by_target, by_values, None, None, None
 
 
-class Plain(torch.autograd.Function):
+class CrossEntropyFunction(torch.autograd.Function):
     """The loss in ordinary code."""
 
     @staticmethod

@@ -22,7 +22,7 @@ from softgrad.torch._call import (
     split_target,
 )
 from softgrad.torch._documented import LOSS, documented
-from softgrad.torch._function import Plain, Transformable, nested_forward, transformed
+from softgrad.torch._function import CrossEntropyFunction, Transformable, nested_forward, transformed
 
 __all__ = ["cross_entropy"]
 
@@ -208,7 +208,7 @@ def dispatch(
         from softgrad.torch import _compiled
 
         return _compiled.cross_entropy(tensors, call)
-    return Plain.apply(*tensors, call, torch.is_grad_enabled())
+    return CrossEntropyFunction.apply(*tensors, call, torch.is_grad_enabled())
 
 
 def refuse_inplace(logits: Tensor, native: bool) -> None:
