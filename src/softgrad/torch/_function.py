@@ -2,8 +2,8 @@
 
 Forward reads the logits once and keeps one record of statistics a row; backward reads them once more and writes the
 gradient.  `CrossEntropyFunction` is for ordinary calls.  `Transformable` is the same for ``torch.func``, which wants
-the forward pass apart from what it saves.  Derivatives of the gradient come from `Gradient`: its own forward pass is the
-kernel, its derivatives are the explicit formulas of `_composite` in PyTorch's operations, which every order and
+the forward pass apart from what it saves.  Derivatives of the gradient come from `Gradient`: its own forward pass is
+the kernel, its derivatives are the explicit formulas of `_composite` in PyTorch's operations, which every order and
 transform can take further.
 """
 
