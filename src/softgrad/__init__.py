@@ -2,6 +2,8 @@
 
 from softgrad._core import PredictionStats
 from softgrad._info import info
+from softgrad.derivation.check import check_gradient
+from softgrad.derivation.explain import explain
 from softgrad.linear import LinearGradients, linear_cross_entropy, linear_cross_entropy_with_grad
 from softgrad.loss import (
     cross_entropy,
@@ -21,9 +23,11 @@ __all__ = [
     "LinearGradients",
     "PredictionStats",
     "__version__",
+    "check_gradient",
     "cross_entropy",
     "cross_entropy_hvp",
     "cross_entropy_with_grad",
+    "explain",
     "info",
     "linear_cross_entropy",
     "linear_cross_entropy_with_grad",

@@ -1,4 +1,4 @@
-"""The command line: ``softgrad fit``, ``predict``, ``data`` and ``info``.
+"""The command line: ``softgrad fit``, ``predict``, ``explain``, ``data`` and ``info``.
 
 Everything heavy is imported by the command that needs it, so that ``softgrad --help`` answers at once.
 """

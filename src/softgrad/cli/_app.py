@@ -25,6 +25,10 @@ _UsageProblem: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     try:
+        if arguments[:1] == ["explain"]:
+            from softgrad.cli._explain import gathered
+
+            arguments = gathered(arguments)
         code = app(args=arguments or ["--help"], prog_name="softgrad", standalone_mode=False)
         sys.stdout.flush()
     except _messages.UserError as error:
@@ -124,6 +128,30 @@ def data(
 
     rows = _data.export(name, output)
     print(f"{rows} rows of {name} written to {_messages.shown(output)}; the label column is {_data.TARGET!r}")
+
+
+@app.command()
+def explain(
+    logits: Annotated[
+        list[str] | None, typer.Option("--logits", help="One row of 2 to 10 numbers, such as --logits 2.0 1.0 0.1.")
+    ] = None,
+    target: Annotated[
+        list[str] | None, typer.Option("--target", help="The class, from 0, or one part for each class.")
+    ] = None,
+    label_smoothing: Annotated[float, typer.Option(help="Part of the target spread over all classes.")] = 0.0,
+    temperature: Annotated[float, typer.Option(help="The logits are divided by it.")] = 1.0,
+    lang: Annotated[str, typer.Option(help="en or zh.")] = "en",
+    html: Annotated[Path | None, typer.Option(help="Write the derivation as one page to play with.")] = None,
+    open_page: Annotated[bool, typer.Option("--open", help="Open that page in the browser.")] = False,
+) -> int:
+    """Derive the gradient S − y with your numbers, each step executed and checked.
+
+    Try: softgrad explain --logits 2.0 1.0 0.1 --target 0
+    """
+    from softgrad.cli import _explain
+
+    options = {"label_smoothing": label_smoothing, "temperature": temperature, "lang": lang}
+    return _explain.show(logits or ["2.0", "1.0", "0.1"], target or ["0"], options, html, open_page)
 
 
 def _torch_facts() -> dict[str, Any]:

@@ -94,8 +94,9 @@ class LinearCrossEntropyLoss(torch.nn.Module):
 
     Parameters
     ----------
-    in_features, num_classes, out_features, bias, device, dtype, reduction, weight, ignore_index, label_smoothing,
-    options
+    in_features, num_classes, out_features, bias, device, dtype
+        As in `torch.nn.LinearCrossEntropyLoss`.
+    reduction, weight, ignore_index, label_smoothing, options
         As in `torch.nn.LinearCrossEntropyLoss`.
     smooth_finite_only, logit_scale, softcap, temperature, z_loss, max_memory, accumulate_dtype, impl, n_threads
         As in `softgrad.torch.linear_cross_entropy`.

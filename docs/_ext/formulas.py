@@ -1,0 +1,73 @@
+"""``{formula}``: a formula in the language of the derivation, checked with numbers and in letters first."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, ClassVar
+
+import numpy as np
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from sphinx.util import logging
+
+from softgrad.derivation._case import Case
+from softgrad.derivation._formula import parse
+from softgrad.derivation._notation import mathml
+from softgrad.derivation._steps import Formula
+from softgrad.derivation._symbols import proved
+from softgrad.derivation._verify import check_formula
+
+_CASES = (
+    Case(np.array([2.0, 1.0, 0.1]), np.array([1.0, 0.0, 0.0]), 0.0, 1.0, 0),
+    Case(np.array([0.3, -2.0, 1.7, 0.4]), np.array([0.1, 0.2, 0.3, 0.4]), 0.2, 1.5, None),
+)
+
+
+@lru_cache
+def fault(text: str, distinct: bool = False) -> str | None:
+    """Why a formula may not be shown, or None."""
+    try:
+        node = parse(text)
+        if node.op not in ("eq", "le"):
+            return None  # a name or an expression states nothing; that it can be computed is checked by its parsing
+        for case in _CASES:
+            for check in check_formula(Formula(text, distinct, symbolic=False), case):
+                if check.ok is not True:
+                    return f"does not hold: its sides differ by {check.error}"
+        needs_numbers = node.op == "le" or "max(" in text
+        if not needs_numbers and not proved(text, distinct=distinct, sums_to_one=True):
+            return "is not proved in letters"
+    except (ValueError, KeyError, NotImplementedError) as error:
+        return str(error)
+    return None
+
+
+def _shown(text: str, block: bool, distinct: bool = False) -> list[nodes.Node]:
+    wrong = fault(text, distinct)
+    if wrong:
+        logging.getLogger(__name__).warning("formula %r: %s", text, wrong)
+        return []
+    return [nodes.raw("", mathml(parse(text), block=block), format="html")]
+
+
+def _role(_name: str, _raw: str, text: str, *_: Any, **__: Any) -> tuple[list[nodes.Node], list[Any]]:
+    return _shown(text, block=False), []
+
+
+class FormulaDirective(Directive):
+    """A block of formulas, one a line; ``:distinct:`` for those that are about i ≠ j only."""
+
+    has_content = True
+    option_spec: ClassVar = {"distinct": lambda _: True}
+
+    def run(self) -> list[nodes.Node]:
+        """The formulas, each in a line of its own."""
+        distinct = "distinct" in self.options
+        return [node for line in self.content if line for node in _shown(line, True, distinct)]
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """Sphinx calls this."""
+    app.add_role("formula", _role)
+    app.add_directive("formula", FormulaDirective)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

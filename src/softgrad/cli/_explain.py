@@ -1,0 +1,171 @@
+"""``softgrad explain``: the derivation in the terminal, or as a page."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import webbrowser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from softgrad.cli._messages import UserError, shown
+from softgrad.cli._output import check_output, replacing
+from softgrad.derivation._documents import check_line, heat, summarised, with_formulas
+from softgrad.derivation._explanation import Explanation, StepResult
+from softgrad.derivation._languages import WORDS
+from softgrad.derivation._notation import text
+from softgrad.derivation._substitute import number_text
+from softgrad.derivation.explain import explain
+
+__all__ = ["gathered", "show"]
+
+_LISTS = ("--logits", "--target")
+
+
+def gathered(arguments: list[str]) -> list[str]:
+    """``--logits 2.0 -1 0.1`` as one option for each number, which is how Typer takes lists."""
+    result: list[str] = []
+    current = ""
+    for word in arguments:
+        if word in _LISTS:
+            current = word
+        elif current and (not word.startswith("-") or _is_number(word)):
+            result += [f"{current}={part}" for part in word.split(",") if part]
+        else:
+            current = ""
+            result.append(word)
+    return result
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word.split(",")[0].replace("−", "-"))
+    except ValueError:
+        return False
+    return True
+
+
+def _numbers(name: str, words: list[str]) -> list[float]:
+    values = []
+    for i, word in enumerate(words):
+        try:
+            values.append(float(word.replace("−", "-")))
+        except ValueError:
+            raise UserError(f"--{name}: number {i} is {word!r}, not a number") from None
+    return values
+
+
+def show(logits: list[str], target: list[str], options: dict[str, Any], html: Path | None, open_page: bool) -> int:
+    """Print the derivation, or write its page; returns the exit code, 1 if a check fails."""
+    numbers = _numbers("logits", logits)
+    parts = _numbers("target", target)
+    if len(parts) == 1 and not parts[0].is_integer():
+        raise UserError(
+            f"--target is {target[0]}; a class is a whole number, a distribution has one number for each class"
+        )
+    wanted: Any = int(parts[0]) if len(parts) == 1 else parts
+    try:
+        explanation = explain(numbers, wanted, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from None
+    if html or open_page:
+        return _page(explanation.page(), html, open_page)
+    return _terminal(explanation)
+
+
+def _page(page: str, html: Path | None, look: bool) -> int:
+    content = page.encode()
+    if html is None:
+        with tempfile.NamedTemporaryFile(prefix="softgrad-", suffix=".html", delete=False) as file:
+            file.write(content)
+        html = Path(file.name)
+    else:
+        check_output(html, (".html", ".htm"), "--html")
+        with replacing(html) as out:
+            out.write(content)
+    print(f"the derivation as a page: {shown(html)}")
+    if look and not webbrowser.open(html.resolve().as_uri()):
+        print("no browser could be started: open the file in one", file=sys.stderr)
+    return 0
+
+
+def _terminal(e: Explanation) -> int:
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure and (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
+        reconfigure(encoding="utf-8")  # Σ and ∂ are most of what there is to say
+    console = Console(highlight=False)
+    words, part, checks, wrong = WORDS[e.lang], "", 0, 0
+    console.print(Text(words["title"], style="bold"))
+    number = 0
+    steps = e.run()
+    while True:
+        # The proof in letters takes a moment, a second for some of the steps.
+        with console.status("…") if console.is_terminal else _Nothing():
+            step = next(steps, None)
+        if step is None:
+            break
+        number += 1
+        if step.part != part:
+            part = step.part
+            console.rule(words[part], style="dim", align="left")
+        _print_step(console, number, step, e.lang)
+        checks += len(step.checks)
+        wrong += sum(check.ok is False for check in step.checks)
+    style = "bold red" if wrong else "bold green"
+    console.print(Text("\n" + words["summary"].format(checks=checks, wrong=wrong), style=style))
+    return 1 if wrong else 0
+
+
+class _Nothing:
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+def _print_step(console: Console, number: int, step: StepResult, lang: str) -> None:
+    soft = not console.is_terminal  # what is piped is not broken into lines
+    console.print()
+    console.print(Text(f"{number}. {step.title}", style="bold"), soft_wrap=soft)
+    console.print(Text(with_formulas(step.sentence, text)), soft_wrap=soft)
+    for shown_formula in step.formulas:
+        _indented(console, Text(text(shown_formula.general), style="bold cyan"), 2, soft)
+        for node in shown_formula.instances:
+            _indented(console, Text(text(node)), 4, soft)
+    for node, values in step.tables:
+        console.print(Padding(_table(text(node), values), (0, 0, 0, 2)))
+    for what, much in step.facts:
+        _indented(console, Text(f"{what}: {much}" if what else much), 2, soft)
+    for check in summarised(step.checks):
+        mark, style = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "yellow")}[check.ok]
+        _indented(console, Text(f"{mark} {check_line(check, lang)}", style=style), 2, soft)
+
+
+def _indented(console: Console, line: Text, by: int, soft: bool) -> None:
+    if soft:
+        console.print(Text(" " * by).append_text(line), soft_wrap=True)
+    else:
+        console.print(Padding(line, (0, 0, 0, by)))
+
+
+def _table(name: str, values: Any) -> Table:
+    """A vector or matrix; the deeper the colour the larger, blue for positive and orange for negative."""
+    rows = np.atleast_2d(values)
+    finite = np.abs(rows[np.isfinite(rows)])
+    largest = float(finite.max()) if finite.size else 0.0
+    table = Table(name, *map(str, range(rows.shape[1])), box=None, pad_edge=False, header_style="dim")
+    for number, row in enumerate(rows):
+        cells = []
+        for value in row:
+            *rgb, alpha = heat(value, largest)
+            ground = [round(30 + (channel - 30) * alpha) for channel in rgb]
+            cells.append(Text(number_text(value).rjust(9), style=f"white on rgb({ground[0]},{ground[1]},{ground[2]})"))
+        table.add_row(Text(str(number) if values.ndim == 2 else "", style="dim"), *cells)
+    return table

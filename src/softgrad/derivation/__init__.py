@@ -1,0 +1,31 @@
+"""The derivation of softmax, cross-entropy and ``S − y``, executed, and the checker of other people's gradients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from softgrad.derivation.check import GradientReport, check_gradient
+from softgrad.derivation.explain import explain
+
+if TYPE_CHECKING:
+    from softgrad.derivation._documents import chapter
+    from softgrad.derivation._explanation import Explanation, StepResult
+    from softgrad.derivation._verify import Check
+
+__all__ = ["Check", "Explanation", "GradientReport", "StepResult", "chapter", "check_gradient", "explain"]
+
+# What only a reader of the derivation needs is imported on first use.
+_LATER = {
+    "Check": "_verify",
+    "Explanation": "_explanation",
+    "StepResult": "_explanation",
+    "chapter": "_documents",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"softgrad.derivation.{_LATER[name]}"), name)

@@ -1,0 +1,112 @@
+"""The checks of one formula or step: in letters, with fifty digits, against the reference and against the kernels."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import softgrad.linear
+import softgrad.loss
+from softgrad import reference
+from softgrad.derivation._case import Case
+from softgrad.derivation._decimal import fifty_digits
+from softgrad.derivation._evaluate import assignments
+from softgrad.derivation._formula import equal_sides, free_indices, parse
+from softgrad.derivation._steps import Formula, Step
+from softgrad.derivation._symbols import available, proved
+
+__all__ = ["Check", "check_formula", "check_step"]
+
+
+class _Kernels:
+    """The public functions under one name, as `reference` has them."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(softgrad.loss, name, None) or getattr(softgrad.linear, name)
+
+
+class Check(NamedTuple):
+    """One check and how it went.
+
+    Attributes
+    ----------
+    how : str
+        ``"proved"`` in letters, ``"computed"`` with fifty digits, or against ``"reference"`` or ``"kernel"``.
+    what : str
+        The formula or expression, in the language of the derivation.
+    error : float or None
+        The largest difference, relative to what is compared where that is above one; None for a proof, and where
+        the formula is not defined for these numbers.
+    ok : bool or None
+        None where nothing could be checked: no SymPy, or a formula not defined for these numbers.
+    """
+
+    how: str
+    what: str
+    error: float | None
+    ok: bool | None
+
+
+def check_formula(formula: Formula, case: Case, symbolic: bool = True) -> list[Check]:
+    """Prove a formula in letters, and compute its sides with the reader's numbers."""
+    checks = []
+    if formula.symbolic and symbolic:
+        holds = None
+        if available():
+            holds = proved(formula.text, distinct=formula.distinct, sums_to_one=formula.sums_to_one)
+        checks.append(Check("proved", formula.text, None, holds))
+    node = parse(formula.text)
+    sides, worst, defined = equal_sides(node), Decimal(0), False
+    with fifty_digits():
+        for indices in assignments(case.scope, free_indices(node)):
+            if formula.distinct and indices["i"] == indices["j"]:
+                continue
+            if node.op == "le":
+                left, right = (case.scope.value(side, indices) for side in node.args)
+                if left.is_finite() and right.is_finite():
+                    defined, worst = True, max(worst, left - right)
+                continue
+            values = [np.atleast_1d(np.asarray(case.scope.value(s, indices), dtype=object)).ravel() for s in sides]
+            for left, right in pairwise(values):
+                for a, b in zip(*np.broadcast_arrays(left, right), strict=True):
+                    if _undefined(a) or _undefined(b):
+                        continue
+                    defined = True
+                    worst = max(worst, abs(a - b) / max(Decimal(1), abs(a)))
+        error = float(worst) if defined else None
+    return [*checks, Check("computed", formula.text, error, None if error is None else error < 1e-40)]
+
+
+def check_step(step: Step, case: Case, symbolic: bool = True) -> list[Check]:
+    """Every check of a step."""
+    checks = [check for formula in step.formulas for check in check_formula(formula, case, symbolic)]
+    # The library has the rounding of float64, once in the logits and once in what it computes from them.
+    finite = case.z[np.isfinite(case.z)]
+    tolerance = 1e-13 * (1 + float(np.abs(finite / case.temperature).max(initial=0.0)))
+    for how, module in (("reference", reference), ("kernel", _Kernels())):
+        for what, function in step.against:
+            with np.errstate(all="ignore"):
+                found = np.asarray(function(module, case), dtype=np.float64)
+            error = _difference(np.asarray(case.worth(what)), found)
+            checks.append(Check(how, what, error, None if error is None else error <= tolerance))
+    return checks
+
+
+def _undefined(value: Decimal) -> bool:
+    """∞, or what came of it: a formula with such a side says nothing here."""
+    return not value.is_finite()
+
+
+def _difference(exact: Any, found: Any) -> float | None:
+    """The largest difference where the exact value is finite; infinity must be met by infinity or its limit."""
+    finite = np.isfinite(exact)
+    if not finite.any():
+        return 0.0 if exact.shape == found.shape and bool((exact == found).all()) else None
+    if exact.shape != found.shape:
+        return float("inf")
+    scale = np.maximum(1.0, np.abs(exact[finite]))
+    difference = np.abs(exact[finite] - found[finite]) / scale
+    return float("inf") if np.isnan(difference).any() else float(difference.max())

@@ -1,0 +1,176 @@
+"""The documentation builds without a warning, is complete, loads nothing from a network, and refuses what is wrong."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def build(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", str(source), str(out)]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    done = build(DOCS, out)
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+class Links(HTMLParser):
+    """Where a page leads, what it loads, and which anchors it has."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.leads: list[str] = []
+        self.loads: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        have = dict(attrs)
+        self.anchors |= {value for name in ("id", "name") if (value := have.get(name))}
+        if tag == "a" and have.get("href"):
+            self.leads.append(str(have["href"]))
+        if tag == "link" and have.get("rel") != "canonical" and have.get("href"):
+            self.loads.append(str(have["href"]))
+        if have.get("src"):
+            self.loads.append(str(have["src"]))
+
+
+def pages(site: Path) -> Iterator[tuple[Path, Links]]:
+    for path in sorted(site.rglob("*.html")):
+        yield path, Links(path.read_text(encoding="utf-8"))
+
+
+def test_nothing_is_loaded_from_elsewhere(site: Path) -> None:
+    for path, links in pages(site):
+        for target in links.loads:
+            assert not urlsplit(target).netloc, f"{path.name} loads {target}"
+    for path in [*site.rglob("*.css"), *site.rglob("*.html")]:
+        assert not re.search(r"(@import|url\()\s*[\"']?(https?:)?//", path.read_text(encoding="utf-8")), path
+
+
+def test_every_link_inside_leads_somewhere(site: Path) -> None:
+    found = dict(pages(site))
+    seen = 0
+    for path, links in found.items():
+        for target in links.leads:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc:
+                continue
+            file = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            assert file.exists(), f"{path.name} leads to {target}"
+            if parts.fragment and file in found:
+                assert unquote(parts.fragment) in found[file].anchors | {"top"}, f"{path.name}: {target}"
+            seen += 1
+    assert seen > 200
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "softgrad",
+        "softgrad.derivation",
+        "softgrad.torch",
+        "softgrad.sklearn",
+        "softgrad.regression",
+        "softgrad.reference",
+    ],
+)
+def test_every_public_name_is_in_the_reference(site: Path, name: str) -> None:
+    anchors = Links((site / "api" / f"{name.rpartition('.')[2]}.html").read_text(encoding="utf-8")).anchors
+    module = importlib.import_module(name)
+    public = [public for public in module.__all__ if not public.startswith("__")]
+    elsewhere = {"softgrad.torch": {"PredictionStats"}}.get(name, set())
+    missing = [p for p in public if p not in elsewhere and not any(a.endswith(f"{name}.{p}") for a in anchors)]
+    assert missing == []
+
+
+@pytest.mark.parametrize("lang", ["en", "zh"])
+def test_the_first_chapter_is_the_derivation(site: Path, lang: str) -> None:
+    from softgrad.derivation._languages import TEXTS
+
+    text = (site / f"derivation-{lang}.html").read_text(encoding="utf-8")
+    assert f"playground-{lang}.html" in text
+    assert (site / f"playground-{lang}.html").stat().st_size > 20_000
+    assert text.count("<math") > 150
+    assert "✗" not in text
+    place = 0
+    for title, _ in TEXTS[lang].values():  # all, in order
+        place = text.index(title.replace("'", "&#39;") if title not in text else title, place)
+    first = re.search(r'toctree-l1"><a[^>]*href="([^"]+)"', (site / "index.html").read_text(encoding="utf-8"))
+    assert first
+    assert first[1].startswith("derivation-en")
+
+
+def test_measurements_are_those_of_the_files(site: Path) -> None:
+    sys.path.insert(0, str(DOCS / "_ext"))
+    try:
+        results = importlib.import_module("results")
+    finally:
+        sys.path.pop(0)
+    text = (site / "benchmarks.html").read_text(encoding="utf-8")
+    for name in ("loss.csv", "small.csv", "torch_loss.csv"):
+        rows = results.read(DOCS.parent / "benchmarks" / "results" / name)
+        assert rows
+        for row in rows:
+            assert row["cpu"] in text
+            assert row["commit"] in text
+            assert results._number(row["wall_ms"]) in text
+    assert "fastest other" in text
+
+
+def formulas_only(tmp_path: Path, text: str) -> subprocess.CompletedProcess[str]:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "conf.py").write_text(
+        f"import sys\nsys.path.insert(0, {str(DOCS / '_ext')!r})\nextensions = ['myst_parser', 'formulas']\n"
+    )
+    (source / "index.md").write_text(f"# Title\n\n{text}\n", encoding="utf-8")
+    return build(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["```{formula}\nd(L, o[j]) == S[j] - y[j]\nd(S[i], o[i]) == S[i] * (1 - S[i])\n```", "Inline {formula}`S[i]`.",
+     "```{formula}\n:distinct:\nd(S[i], o[j]) == -S[i] * S[j]\n```"],
+)  # fmt: skip
+def test_a_formula_that_holds_is_shown(tmp_path: Path, text: str) -> None:
+    done = formulas_only(tmp_path, text)
+    assert done.returncode == 0, done.stderr
+    assert "<math" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("```{formula}\nd(L, o[j]) == y[j] - S[j]\n```", "does not hold"),
+        ("{formula}`d(S[i], o[j]) == -S[i] * S[j]`", "does not hold"),
+        ("{formula}`S[i] = 1`", "formula"),
+        ("{formula}`Q[i] == 1`", "Q"),
+    ],
+)
+def test_a_formula_that_does_not_hold_fails_the_build(tmp_path: Path, text: str, message: str) -> None:
+    done = formulas_only(tmp_path, text)
+    assert done.returncode != 0
+    assert message in done.stderr
+
+
+def test_no_formula_goes_around_the_check() -> None:
+    for path in DOCS.rglob("*.md"):
+        if not path.name.startswith("derivation-"):
+            text = path.read_text(encoding="utf-8")
+            assert not re.search(r"\$\$|\{math\}|\\frac|\\sum", text), path
