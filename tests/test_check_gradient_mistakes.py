@@ -322,11 +322,17 @@ TORCH: list[tuple[str, Callable[..., Any], Options]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("law", "function", "options"), TORCH, ids=[f"{i}-{v[0]}" for i, v in enumerate(TORCH)])
-@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+# A tenth of smoothing is smaller than the rounding of half precision allows to tell.
+BY_DTYPE = [
+    pytest.param(*mistake, dtype, id=f"{dtype}-{number}-{mistake[0]}")
+    for number, mistake in enumerate(TORCH)
+    for dtype in ("float64", "float32", "float16", "bfloat16")
+    if not (dtype in ("float16", "bfloat16") and mistake[0] == "forgotten label smoothing")
+]
+
+
+@pytest.mark.parametrize(("law", "function", "options", "dtype"), BY_DTYPE)
 def test_torch(law: str, function: Callable[..., Any], options: Options, dtype: str) -> None:
-    if dtype in ("float16", "bfloat16") and law == "forgotten label smoothing":
-        pytest.skip("smaller than the rounding of half precision allows to tell")
     if dtype == "float16" and law == "log of a clipped probability":
         law = "log of zero"  # which 1e-9 is in float16
     for seed in range(3):

@@ -156,7 +156,7 @@ def _indented(console: Console, line: Text, by: int, soft: bool) -> None:
 
 
 def _table(name: str, values: Any) -> Table:
-    """A vector or matrix; the deeper the colour the larger, blue for positive and orange for negative."""
+    """A vector or matrix; the deeper the colour the larger, orange for positive and blue for negative."""
     rows = np.atleast_2d(values)
     finite = np.abs(rows[np.isfinite(rows)])
     largest = float(finite.max()) if finite.size else 0.0

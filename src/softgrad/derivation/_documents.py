@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["chapter", "check_line", "heat", "html", "markdown", "with_formulas"]
 
-# Orange for what is negative, blue for what is positive: told apart by every kind of colour vision.
-_NEGATIVE, _POSITIVE = (217, 119, 6), (37, 99, 235)
+# Blue for what is negative, orange for what is positive, as on the page: told apart by every kind of colour vision.
+_NEGATIVE, _POSITIVE = (37, 99, 235), (217, 119, 6)
 
 
 def heat(value: float, largest: float) -> tuple[int, int, int, float]:
