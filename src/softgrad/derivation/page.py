@@ -1,7 +1,7 @@
 """The interactive page of the derivation: one HTML file that needs nothing else.
 
-Python renders the text of both languages and every general formula, so that the page reads and prints without its script;
-the script gets the same formulas as trees, and computes and fills them with the reader's numbers.
+Python renders the text of both languages and every general formula, so that the page reads and prints without its
+script; the script gets the same formulas as trees, and computes and fills them with the reader's numbers.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def page(
         lang=lang,
         title=escape(WORDS[lang]["title"]),
         heading=_both(words["title"]),
-        steps=_steps(words),
+        steps=_steps(),
         data=json.dumps(_data(start, words), ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c"),
         style=style,
         style_hash=_hash(style),
@@ -99,7 +99,7 @@ def _start(
     if not (0 < temperature < math.inf):
         raise ValueError(f"temperature must be larger than 0, not {temperature}")
     t: int | list[float]
-    if isinstance(target, Sequence) or hasattr(target, "__len__"):
+    if not isinstance(target, int):
         t = [float(value) for value in target]
         if len(t) != len(z) or not all(value >= 0 for value in t) or abs(sum(t) - 1) > 1e-6:
             raise ValueError(
@@ -133,7 +133,7 @@ def _data(start: dict[str, Any], words: dict[str, list[str]]) -> dict[str, Any]:
     }
 
 
-def _steps(words: dict[str, list[str]]) -> str:
+def _steps() -> str:
     parts = []
     for part in ("derivation", "beyond"):
         steps = "".join(_step(k, step) for k, step in enumerate(STEPS) if step.part == part)

@@ -1,0 +1,76 @@
+"""A real browser for the page of the derivation: it must stay silent, and ask nothing of any network."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    " --disable-component-update --disable-sync"
+)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """Chromium, headless; its absence is a failure, because nothing else can run the page."""
+    names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
+    path = next((found for name in names if name and (found := shutil.which(name))), None)
+    if path is None:
+        pytest.fail("no Chromium to test the page with: apt-get install chromium, or set CHROMIUM", pytrace=False)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def artefacts(tmp_path: Path) -> Path:
+    """Where screenshots go."""
+    folder = Path(os.environ.get("SOFTGRAD_ARTEFACTS", tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture
+def opened(chromium: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """``opened(html, fragment, width, height, **context)``: the page from a file, watched until the test ends."""
+    said: list[str] = []
+    contexts = []
+
+    def watch(request: Any) -> None:
+        if not request.url.startswith(("file:", "data:")):
+            said.append(f"request: {request.url}")
+
+    def opened(html: str, fragment: str = "", width: int = 1280, height: int = 800, **options: Any) -> Any:
+        file = tmp_path / "page.html"
+        file.write_text(html, encoding="utf-8")
+        context = chromium.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(5000)
+        page.on("console", lambda message: said.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: said.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: said.append(f"dialog: {dialog.message}"))
+        page.on("request", watch)
+        page.goto(file.as_uri() + fragment)
+        if options.get("java_script_enabled", True):
+            settle(page)
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert said == []
+
+
+def settle(page: Any) -> None:
+    """Two frames later: what was changed is drawn."""
+    page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
