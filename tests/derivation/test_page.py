@@ -379,6 +379,7 @@ def test_training_run_pause_and_points(opened: Any) -> None:
     tab.wait_for_timeout(200)
     assert tab.evaluate(steps) == stopped
     assert np.all(np.diff(tab.evaluate("softgrad.training.losses")) < 0)
+    tab.locator("#points").scroll_into_view_if_needed()
     box = tab.locator("#points").bounding_box()
     tab.locator("#label").select_option("2")
     tab.mouse.click(box["x"] + box["width"] * 0.75, box["y"] + box["height"] * 0.25)
@@ -399,7 +400,7 @@ def test_training_run_pause_and_points(opened: Any) -> None:
     assert tab.evaluate(steps) == 1
     assert len(tab.evaluate("softgrad.training.points")) == 15
     still = opened(HTML, reduced_motion="reduce")
-    still.locator("#run").click()
+    still.locator("#run").press("Enter")
     assert still.evaluate(steps) == 51
 
 

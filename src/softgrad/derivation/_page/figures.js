@@ -102,7 +102,7 @@ for (const form of all("form")) form.onsubmit = (event) => event.preventDefault(
 if (matchMedia("(max-width: 62rem)").matches) $("controls").open = false;
 // Bars of S, y and S − y, and what must be true of them.
 
-const WIDTH = 280, HEIGHT = 190, EDGE = 22;
+const WIDTH = 280, HEIGHT = 200, EDGE = 22, FOOT = 32;
 
 // Short: 0.659, −0.02; where there is room for little: .66, −.02; what rounds to nothing is 0.
 function decimals(x, digits, isTight = false) {
@@ -113,7 +113,7 @@ function decimals(x, digits, isTight = false) {
 
 function drawBars(id, name, values, low) {
   const column = WIDTH / values.length;
-  const at = (x) => EDGE + ((1 - x) / (1 - low)) * (HEIGHT - 2 * EDGE);
+  const at = (x) => EDGE + ((1 - x) / (1 - low)) * (HEIGHT - EDGE - FOOT);
   const zero = at(0);
   const shown = values.map((x, k) => {
     const left = k * column + column * 0.17, wide = column * 0.66;

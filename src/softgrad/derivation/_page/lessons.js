@@ -1,6 +1,6 @@
 // The derivation with the reader's numbers: below each formula the same with numbers, and whether its sides agree.
 
-const seen = new Set(); // formulas on the screen
+const seen = new Set(all(".formula")); // those on the screen; at first all, so that nothing moves when it is scrolled to
 let current; // the scope of this state, and who has been drawn from it
 
 const formulas = all(".formula").map((node) => {
