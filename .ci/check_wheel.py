@@ -30,6 +30,10 @@ def main() -> None:
     print(facts)
     if facts["fallback_reason"] is not None:
         raise SystemExit("the wheel has no native kernels")
+    # The derivation needs NumPy alone, too; only its proofs in letters need SymPy.
+    explanation = softgrad.explain([2.0, 1.0, 0.1], 0)
+    if not explanation.ok or "<canvas" not in explanation.page() or "<math" not in explanation._repr_html_():
+        raise SystemExit("softgrad.explain does not work from the wheel")
     for name in facts["available"]:
         environment = os.environ | {"SOFTGRAD_INSTRUCTION_SET": name}
         subprocess.run([sys.executable, __file__, "--check"], env=environment, check=True)
