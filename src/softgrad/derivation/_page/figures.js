@@ -102,7 +102,7 @@ for (const form of all("form")) form.onsubmit = (event) => event.preventDefault(
 if (matchMedia("(max-width: 62rem)").matches) $("controls").open = false;
 // Bars of S, y and S − y, and what must be true of them.
 
-const WIDTH = 280, HEIGHT = 200, EDGE = 22, FOOT = 32;
+const HEIGHT = 190, EDGE = 22, FOOT = 32;
 
 // Short: 0.659, −0.02; where there is room for little: .66, −.02; what rounds to nothing is 0.
 function decimals(x, digits, isTight = false) {
@@ -112,24 +112,26 @@ function decimals(x, digits, isTight = false) {
 }
 
 function drawBars(id, name, values, low) {
-  const column = WIDTH / values.length;
+  const svg = $(id), isTight = values.length > 6;
+  const wide = svg.clientWidth || 280; // a unit is a pixel: labels are as large on a phone
+  const column = wide / values.length, thick = column * 0.66;
   const at = (x) => EDGE + ((1 - x) / (1 - low)) * (HEIGHT - EDGE - FOOT);
   const zero = at(0);
   const shown = values.map((x, k) => {
-    const left = k * column + column * 0.17, wide = column * 0.66;
+    const left = k * column + column * 0.17;
     const end = Number.isNaN(x) ? zero : at(x);
     const sign = low === 0 ? "bar" : x < 0 ? "minus" : "plus";
     const label = x < 0 ? Math.max(end, zero) + 12 : Math.min(end, zero) - 5;
-    const isTight = values.length > 6;
-    return `<rect class="${sign}" x="${left}" y="${Math.min(end, zero)}" width="${wide}" height="${Math.abs(end - zero)}" rx="2"/>
-<text x="${left + wide / 2}" y="${label}">${decimals(x, isTight ? 2 : 3, isTight)}</text><text class="soft" x="${left + wide / 2}" y="${HEIGHT - 4}">${k}</text>`;
+    return `<rect class="${sign}" x="${left}" y="${Math.min(end, zero)}" width="${thick}" height="${Math.abs(end - zero)}" rx="2"/>
+<text x="${left + thick / 2}" y="${label}">${isTight && Math.abs(x) < 0.05 ? "" : decimals(x, isTight ? 2 : 3, isTight)}</text>
+<text class="soft" x="${left + thick / 2}" y="${HEIGHT - 4}">${k}</text>`;
   });
-  const lines = [1, low].map((x) => `<line x1="0" x2="${WIDTH}" y1="${at(x)}" y2="${at(x)}"/>`);
-  const grip = id === "bars-S" ? `<rect class="grip" width="${WIDTH}" height="${HEIGHT}"/>` : "";
-  const svg = $(id);
-  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
+  const lines = [1, low].map((x) => `<line x1="0" x2="${wide}" y1="${at(x)}" y2="${at(x)}"/>`);
+  const grip = id === "bars-S" ? `<rect class="grip" width="${wide}" height="${HEIGHT}"/>` : "";
+  svg.classList.toggle("tight", isTight);
+  svg.setAttribute("viewBox", `0 0 ${wide} ${HEIGHT}`);
   svg.setAttribute("aria-label", `${name}: ` + values.map((x, k) => `${word("class")} ${k} ${numberText(x)}`).join("; "));
-  svg.innerHTML = lines.join("") + shown.join("") + `<line class="axis" x1="0" x2="${WIDTH}" y1="${zero}" y2="${zero}"/>` + grip;
+  svg.innerHTML = lines.join("") + shown.join("") + `<line class="axis" x1="0" x2="${wide}" y1="${zero}" y2="${zero}"/>` + grip;
 }
 
 function checkSum(label, total, exact) {
@@ -159,6 +161,8 @@ views.push((numbers) => {
   );
   $("checks").lastChild.id = "differences";
 });
+
+addEventListener("resize", render);
 
 // A drag of 15 pixels is one unit of the logit.
 let drag;
