@@ -121,7 +121,7 @@ def test_unknown_option_is_named_with_the_known_ones(function: str) -> None:
 @pytest.mark.parametrize("name", [n for n in softgrad.__all__ if inspect.isfunction(getattr(softgrad, n))])
 def test_options_are_keyword_only_and_shown_in_the_signature(name: str) -> None:
     parameters = inspect.signature(getattr(softgrad, name)).parameters
-    positional = {"logits", "targets", "vector", "x", "weight"}
+    positional = {"logits", "target", "targets", "vector", "x", "weight", "loss"}
     for parameter in parameters.values():
         assert parameter.kind is not parameter.VAR_KEYWORD, f"{name} hides its options"
         if parameter.name not in positional:
