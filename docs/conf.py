@@ -17,6 +17,12 @@ exclude_patterns = ["_ext", "_build"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 default_role = "py:obj"
+nitpicky = True  # a name in a docstring that leads nowhere is an error
+# Types of arguments are prose; what others document would have to be looked up over the network.
+nitpick_ignore_regex = [
+    ("py:class", r"(?!softgrad\.|Softmax|FitResult|Progress|RowBlocks).*"),
+    ("py:.*", r"(sklearn|torch|transformers)\..*|logsumexp|pickle|copy\.deepcopy|generate"),
+]
 smartquotes = False
 
 html_theme = "furo"

@@ -1,4 +1,8 @@
-"""``{formula}``: a formula in the language of the derivation, checked with numbers and in letters first."""
+"""``{formula}``: a formula in the language of the derivation, checked with numbers and in letters first.
+
+It has to hold for a target of any sum, unless it ends with `IF_ONE`, which is not shown: the sentence around it
+says so.
+"""
 
 from __future__ import annotations
 
@@ -23,20 +27,25 @@ _CASES = (
 )
 
 
+IF_ONE = " if sum(i, y[i]) == 1"
+
+
 @lru_cache
 def fault(text: str, distinct: bool = False) -> str | None:
     """Why a formula may not be shown, or None."""
+    statement = text.removesuffix(IF_ONE)
     try:
-        node = parse(text)
+        node = parse(statement)
         if node.op not in ("eq", "le"):
             return None  # a name or an expression states nothing; that it can be computed is checked by its parsing
         for case in _CASES:
-            for check in check_formula(Formula(text, distinct, symbolic=False), case):
+            for check in check_formula(Formula(statement, distinct, symbolic=False), case):
                 if check.ok is not True:
                     return f"does not hold: its sides differ by {check.error}"
-        needs_numbers = node.op == "le" or "max(" in text
-        if not needs_numbers and not proved(text, distinct=distinct, sums_to_one=True):
-            return "is not proved in letters"
+        needs_numbers = node.op == "le" or "max(" in statement
+        one = statement != text  # the numbers above are of targets that sum to one
+        if not needs_numbers and not proved(statement, distinct=distinct, sums_to_one=one):
+            return "is not proved in letters" + ("" if one else f" for a target of any sum (append {IF_ONE!r}?)")
     except (ValueError, KeyError, NotImplementedError) as error:
         return str(error)
     return None
@@ -47,7 +56,7 @@ def _shown(text: str, block: bool, distinct: bool = False) -> list[nodes.Node]:
     if wrong:
         logging.getLogger(__name__).warning("formula %r: %s", text, wrong)
         return []
-    return [nodes.raw("", mathml(parse(text), block=block), format="html")]
+    return [nodes.raw("", mathml(parse(text.removesuffix(IF_ONE)), block=block), format="html")]
 
 
 def _role(_name: str, _raw: str, text: str, *_: Any, **__: Any) -> tuple[list[nodes.Node], list[Any]]:

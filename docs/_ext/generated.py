@@ -25,8 +25,8 @@ def write_pages(app: Any) -> None:
     source = Path(app.srcdir)
     for lang in _PLAY:
         title, _, rest = chapter(lang).partition("\n")
-        link = f'<p><a href="playground-{lang}.html">'
-        words = _PLAY[lang].replace("[", link, 1).replace("]({file})", "</a>") + "</p>"
+        link = f'<a href="playground-{lang}.html">'
+        words = _PLAY[lang].replace("[", link, 1).replace("]({file})", "</a>")
         _write(source / f"derivation-{lang}.md", f"{title}\n\n{words.replace('`', '')}\n{rest}\n")
     _write(source / "benchmarks.md", results.document(source.parent / "benchmarks" / "results"))
 

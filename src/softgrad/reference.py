@@ -49,15 +49,15 @@ __all__ = [
 class Rows(NamedTuple):
     """A batch, or some rows of it, as float64: what the primitives below compute with."""
 
-    o: Float  # logits
-    u: Float  # transformed logits
-    slope: Float  # D = ∂u/∂o
-    curve: Float  # ∂²u/∂o²
-    y: Float  # targets before smoothing
-    wy: Float  # w_j y'_j
-    keep: NDArray[np.bool_]  # rows that are not ignored
-    ce: Float  # row factor of the cross-entropy part: a_i, over the mean's denominator
-    z: Float  # λ times the row factor of the z-loss part
+    o: Float  #: logits
+    u: Float  #: transformed logits
+    slope: Float  #: D = ∂u/∂o
+    curve: Float  #: ∂²u/∂o²
+    y: Float  #: targets before smoothing
+    wy: Float  #: w_j y'_j
+    keep: NDArray[np.bool_]  #: rows that are not ignored
+    ce: Float  #: row factor of the cross-entropy part: a_i, over the mean's denominator
+    z: Float  #: λ times the row factor of the z-loss part
 
 
 # --- one row after another: the three primitives, and the merge ------------------------------------------------------
@@ -66,11 +66,11 @@ class Rows(NamedTuple):
 class Statistics(NamedTuple):
     """What a tile of columns says about its rows: enough for the loss, the gradient and the by-products."""
 
-    maximum: Float  # m = max u
-    sumexp: Float  # s = Σ exp(u − m)
-    mass: Float  # t = Σ w y'
-    dot: Float  # q = Σ w y' (u − m), where 0·∞ counts as 0
-    moment: Float  # e = Σ exp(u − m)(u − m), for the entropy
+    maximum: Float  #: m = max u
+    sumexp: Float  #: s = Σ exp(u − m)
+    mass: Float  #: t = Σ w y'
+    dot: Float  #: q = Σ w y' (u − m), where 0·∞ counts as 0
+    moment: Float  #: e = Σ exp(u − m)(u − m), for the entropy
 
 
 def row_statistics(u: Float, wy: Float) -> Statistics:
