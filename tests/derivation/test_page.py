@@ -533,6 +533,12 @@ def stays_whole(tab: Any) -> None:
     assert state["T"] == 1
 
 
+def test_python_takes_arrays() -> None:
+    logits = np.array([2.0, 1.0, 0.1])
+    assert page(logits, np.int64(1)) == page([2.0, 1.0, 0.1], 1)
+    assert page(logits, np.array([0.5, 0.25, 0.25])) == page(logits, [0.5, 0.25, 0.25])
+
+
 def test_python_gives_the_first_state(opened: Any) -> None:
     html = page([1.0, -INF, 3.0], [0.25, 0.0, 0.75], label_smoothing=0.0, temperature=2.0, lang="zh")
     tab = opened(html)

@@ -17,6 +17,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+import numpy as np
+
 from softgrad.derivation._case import MOST_CLASSES, Case
 from softgrad.derivation._evaluate import DEFINITIONS
 from softgrad.derivation._formula import RANGES, Node, equal_sides, parse, to_json
@@ -99,7 +101,7 @@ def _start(
     if not (0 < temperature < math.inf):
         raise ValueError(f"temperature must be larger than 0, not {temperature}")
     t: int | list[float]
-    if not isinstance(target, int):
+    if isinstance(target, (Sequence, np.ndarray)):
         t = [float(value) for value in target]
         if len(t) != len(z) or not all(value >= 0 for value in t) or abs(sum(t) - 1) > 1e-6:
             raise ValueError(
