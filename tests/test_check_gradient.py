@@ -20,7 +20,7 @@ from torch.nn import functional as F  # noqa: N812 - as everybody calls it
 
 import softgrad
 import softgrad.torch
-from softgrad.derivation.check import GradientReport, check_gradient
+from softgrad._checker.check import GradientReport, check_gradient
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 SHAPES = ((1, 2), (4, 5), (5, 5), (3, 17), (2, 3), (7,))
@@ -450,6 +450,6 @@ def test_shape(function: Any, words: str) -> None:
 
 
 def test_nothing_heavy_is_imported() -> None:
-    code = "import sys, softgrad.derivation.check; print([m for m in ('torch', 'scipy', 'sympy') if m in sys.modules])"
+    code = "import sys, softgrad._checker.check; print([m for m in ('torch', 'scipy', 'sympy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

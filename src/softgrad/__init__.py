@@ -1,8 +1,9 @@
 """The softmax + cross-entropy head: loss, the gradient ``S − y``, curvature, and the learning done with them."""
 
+from softgrad._checker.check import check_gradient
+from softgrad._checker.report import GradientReport
 from softgrad._core import PredictionStats
 from softgrad._info import info
-from softgrad.derivation.check import check_gradient
 from softgrad.derivation.explain import explain
 from softgrad.linear import LinearGradients, linear_cross_entropy, linear_cross_entropy_with_grad
 from softgrad.loss import (
@@ -20,6 +21,7 @@ from softgrad.loss import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "GradientReport",
     "LinearGradients",
     "PredictionStats",
     "__version__",

@@ -1,10 +1,9 @@
-"""The derivation of softmax, cross-entropy and ``S − y``, executed, and the checker of other people's gradients."""
+"""The derivation of softmax, cross-entropy and ``S − y``, executed: `explain`, and what shows it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from softgrad.derivation.check import GradientReport, check_gradient
 from softgrad.derivation.explain import explain
 
 if TYPE_CHECKING:
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
     from softgrad.derivation._explanation import Explanation, StepResult
     from softgrad.derivation._verify import Check
 
-__all__ = ["Check", "Explanation", "GradientReport", "StepResult", "chapter", "check_gradient", "explain"]
+__all__ = ["Check", "Explanation", "StepResult", "chapter", "explain"]
 
 # What only a reader of the derivation needs is imported on first use.
 _LATER = {

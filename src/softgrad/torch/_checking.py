@@ -12,7 +12,7 @@ from softgrad._arrays import Array
 
 
 class TorchBridge:
-    """Between the user's PyTorch functions and float64; NumPy's twin is in ``softgrad.derivation._inputs``."""
+    """Between the user's PyTorch functions and float64; NumPy's twin is in ``softgrad._checker.inputs``."""
 
     def __init__(self, logits: torch.Tensor, targets: Any) -> None:
         if not logits.is_floating_point():

@@ -11,8 +11,8 @@ import numpy as np
 from softgrad import reference
 from softgrad._arrays import Array
 from softgrad._options import TRANSFORM, Options
-from softgrad.derivation._inputs import PRECISION, Case
-from softgrad.derivation._laws import FORGOTTEN
+from softgrad._checker.inputs import PRECISION, Case
+from softgrad._checker.laws import FORGOTTEN
 
 DEFAULTS = asdict(Options())
 Named = Iterator[tuple[str, Array]]

@@ -9,12 +9,13 @@ from typing import Any, Unpack
 import numpy as np
 
 from softgrad._options import LOSS, LossOptions, documented, options_of
-from softgrad.derivation._diagnose import Exact, exact, usable
-from softgrad.derivation._functions import Functions
-from softgrad.derivation._inputs import PRECISION, NumPyBridge, cases, check_sample
-from softgrad.derivation._walk import GradientReport, Walk
+from softgrad._checker.diagnose import Exact, exact, usable
+from softgrad._checker.functions import Functions
+from softgrad._checker.inputs import PRECISION, NumPyBridge, cases, check_sample
+from softgrad._checker.report import GradientReport
+from softgrad._checker.walk import Walk
 
-__all__ = ["GradientReport", "check_gradient"]
+__all__ = ["check_gradient"]
 
 
 @documented(*LOSS)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from softgrad._arrays import Array
-from softgrad.derivation._inputs import Case, NumPyBridge
+from softgrad._checker.inputs import Case, NumPyBridge
 
 # What `math` says of log(0): an answer that is not finite, as NumPy's would be.
 NO_NUMBER = ("math domain", "positive input")

@@ -2,66 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from softgrad._arrays import Array
 from softgrad._options import TRANSFORM, Options
-from softgrad.derivation._diagnose import Exact, agrees, mistakes, wrong
-from softgrad.derivation._functions import Broken, Functions
-from softgrad.derivation._inputs import PRECISION, Case
-from softgrad.derivation._laws import explained
-
-
-@dataclass(frozen=True, eq=False, repr=False, slots=True)
-class GradientReport:
-    """What `check_gradient` found; true when every law holds.
-
-    Attributes
-    ----------
-    law : str or None
-        The first law that fails, None when all hold.
-    message : str
-        What failed and where, the likely mistake and its fix; or what was checked.
-    logits, targets : array or tensor, or None
-        The input that shows it, as the functions were given it.
-    expected, found : ndarray or None
-        The exact answer, in float64, and the function's.
-    checked : tuple of str
-        The laws that were tested, in order; a failing one is the last.
-    unchecked : tuple of str
-        What was not tested, and why.
-    """
-
-    law: str | None
-    message: str
-    logits: Any
-    targets: Any
-    expected: Array | None
-    found: Array | None
-    checked: tuple[str, ...]
-    unchecked: tuple[str, ...]
-
-    def __bool__(self) -> bool:
-        return self.law is None
-
-    def __repr__(self) -> str:
-        if self.law is None:
-            return f"GradientReport(all {len(self.checked)} laws hold)"
-        return f"GradientReport({self.law}: {self.message.splitlines()[0]})"
-
-    def __str__(self) -> str:
-        head = "all laws hold" if self.law is None else f"{self.law}"
-        return f"{head}: {self.message}" + "".join(f"\nNot checked: {item}." for item in self.unchecked)
-
-    def _repr_markdown_(self) -> str:
-        head = "All laws hold" if self.law is None else self.law
-        lines = [f"**{head}.** " + self.message.replace("\n", "  \n").replace("|", "\\|")]
-        if self.expected is not None and self.found is not None and self.found.size <= 60:
-            lines += ["", "```text", f"expected\n{self.expected}", f"found\n{self.found}", "```"]
-        return "\n".join(lines + [f"\n*Not checked: {item}.*" for item in self.unchecked])
+from softgrad._checker.diagnose import Exact, agrees, mistakes, wrong
+from softgrad._checker.functions import Broken, Functions
+from softgrad._checker.inputs import PRECISION, Case
+from softgrad._checker.laws import explained
+from softgrad._checker.report import GradientReport
 
 
 def _apart(found: float, expected: float) -> str:
@@ -135,24 +86,30 @@ class Walk:
         for i, (law, _) in enumerate(candidates[0]):
             if all(agrees(f, c[i][1], t, quantity) for (t, f), c in zip(known, candidates, strict=True)):
                 return law
+        coarse = 2.0**29  # eps of float32 in eps of float64
+        single = self.functions.bridge.dtype == "float64" and not any(
+            wrong(f, t.answers[quantity], coarse * t.tolerance[quantity].max()).any() for t, f in known
+        )
+        if not single and self.moves(known, quantity):
+            return "shift invariance"
         near = all(np.abs(f - t.answers[quantity]).max() <= 0.1 * np.abs(t.answers[quantity]).max() for t, f in known)
         if quantity == "value" and near:
             tiny = self.tiny()
             result = None if tiny is None else self.other(tiny, quantity)
             if tiny is not None and result is not None and bool((result < 0.6 * tiny.answers["value"]).any()):
                 return "log of a clipped probability"
-        coarse = 2.0**29  # eps of float32 in eps of float64
-        if self.functions.bridge.dtype == "float64" and not any(
-            wrong(f, t.answers[quantity], coarse * t.tolerance[quantity].max()).any() for t, f in known
-        ):
+        if single:
             return "digits of float32"
-        pair = {t.case.name: (t, f) for t, f in known}
-        if self.shifts and {"ordinary logits", "logits shifted by 3"} <= pair.keys():
-            (t, plain), (other, moved) = pair["ordinary logits"], pair["logits shifted by 3"]
-            change = t.answers[quantity] - other.answers[quantity]  # by the rounding of the dtype
-            if wrong(plain - moved, change, 4 * t.tolerance[quantity].max()).any():
-                return "shift invariance"
         return self.fallback(truth, quantity, found)
+
+    def moves(self, known: list[tuple[Exact, Array]], quantity: str) -> bool:
+        """Whether the answer changes when all logits are shifted by 3, by more than their rounding changes it."""
+        pair = {t.case.name: (t, f) for t, f in known}
+        if not self.shifts or not {"ordinary logits", "logits shifted by 3"} <= pair.keys():
+            return False
+        (t, plain), (other, moved) = pair["ordinary logits"], pair["logits shifted by 3"]
+        change = t.answers[quantity] - other.answers[quantity]
+        return bool(wrong(plain - moved, change, 4 * t.tolerance[quantity].max()).any())
 
     def tiny(self) -> Exact | None:
         """The input on which the target's probability underflows."""

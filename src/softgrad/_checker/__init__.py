@@ -1,0 +1,1 @@
+"""The checker of anybody's softmax cross-entropy: `softgrad.check_gradient`."""
