@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import results
-from softgrad.derivation import chapter
-from softgrad.derivation.page import page
+from softgrad.derivation import chapter, explain
 
+# What only the site has to say: where the page to play with is.
 _PLAY = {
-    "en": "The same as a page to play with, with your own numbers: [playground]({file}) (`softgrad explain --open`).",
-    "zh": "可以代入自己的数字、动手试一试的页面：[演示]({file})（`softgrad explain --open --lang zh`）。",
+    "en": 'With your own numbers, to play with: <a href="playground-en.html">playground</a>.',
+    "zh": '代入自己的数字、动手试一试：<a href="playground-zh.html">演示</a>。',
 }
 
 
@@ -25,9 +25,7 @@ def write_pages(app: Any) -> None:
     source = Path(app.srcdir)
     for lang in _PLAY:
         title, _, rest = chapter(lang).partition("\n")
-        link = f'<a href="playground-{lang}.html">'
-        words = _PLAY[lang].replace("[", link, 1).replace("]({file})", "</a>")
-        _write(source / f"derivation-{lang}.md", f"{title}\n\n{words.replace('`', '')}\n{rest}\n")
+        _write(source / f"derivation-{lang}.md", f"{title}\n\n{_PLAY[lang]}\n{rest}\n")
     _write(source / "benchmarks.md", results.document(source.parent / "benchmarks" / "results"))
 
 
@@ -35,7 +33,7 @@ def write_playground(app: Any, exception: Exception | None) -> None:
     """Beside the finished pages."""
     if exception is None and app.builder.format == "html":
         for lang in _PLAY:
-            _write(Path(app.outdir) / f"playground-{lang}.html", page(lang=lang))
+            _write(Path(app.outdir) / f"playground-{lang}.html", explain([2.0, 1.0, 0.1], 0, lang=lang).page())
 
 
 def setup(app: Any) -> dict[str, bool]:

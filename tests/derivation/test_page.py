@@ -1,231 +1,18 @@
-"""The interactive page, in a real browser: its numbers against the reference, and everything a reader can do with it."""
+"""The interactive page in a real browser: what a reader does with it, and what its address holds."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 import pytest
+from page_cases import FORMULAS, HTML, INF, page, settle, until
 
 from softgrad import reference
-from softgrad.derivation._case import Case
-from softgrad.derivation._decimal import fifty_digits
-from softgrad.derivation._evaluate import DEFINITIONS
-from softgrad.derivation._formula import equal_sides, free_indices, parse, to_json
 from softgrad.derivation._languages import TEXTS, WORDS
-from softgrad.derivation._notation import mathml
-from softgrad.derivation._steps import STEPS, TRAINING
-from softgrad.derivation._substitute import substituted
-from softgrad.derivation.page import page
-
-INF = math.inf
-HTML = page()
-FORMULAS = [(step.name, formula) for step in STEPS for formula in step.formulas]
-TO_NUMBERS = '(x) => (x === "-inf" ? -Infinity : x)'
-
-
-def settle(tab: Any) -> None:
-    tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-
-def until(tab: Any, condition: str) -> None:
-    """Wait for it: Playwright's own wait needs an eval, which the page's policy forbids."""
-    for _ in range(100):
-        if tab.evaluate(condition):
-            return
-        tab.wait_for_timeout(50)
-    raise AssertionError(condition)
-
-
-def states() -> list[dict[str, Any]]:
-    rng = np.random.default_rng(0)
-    cases = [
-        {"z": [2.0, 1.0, 0.1], "t": 0, "e": 0.0, "T": 1.0},
-        {"z": [1e4, -1e4, 0.0], "t": 0, "e": 0.0, "T": 1.0},
-        {"z": [1e4, -1e4, 0.0], "t": 1, "e": 0.1, "T": 0.3},
-        {"z": [-1e4] * 4, "t": 2, "e": 0.2, "T": 1.0},
-        {"z": [1e4] * 10, "t": 9, "e": 0.0, "T": 2.0},
-        {"z": [0.0, 0.0], "t": 1, "e": 1.0, "T": 1.0},
-        {"z": [-INF, 1.0, 0.5], "t": 1, "e": 0.0, "T": 0.5},
-        {"z": [-INF, 1.0, 0.5], "t": 0, "e": 0.0, "T": 1.0},
-        {"z": [-INF, 1.0, 0.5], "t": 1, "e": 0.1, "T": 1.0},
-        {"z": [-INF, -INF, -1e4], "t": 2, "e": 0.0, "T": 1.0},
-        {"z": [-INF, -INF], "t": 0, "e": 0.0, "T": 1.0},
-        {"z": [0.3, -0.2, 1.5], "t": [0.5, 0.25, 0.25], "e": 0.0, "T": 1.0},
-        {"z": [0.3, -INF, 1.5], "t": [0.3, 0.0, 0.7], "e": 0.0, "T": 2.0},
-        {"z": [710.0, 700.0, -745.0], "t": 2, "e": 0.0, "T": 1.0},
-        {"z": [0.3, -400.0, 1.5], "t": [0.2, 0.2, 0.6], "e": 0.4, "T": 0.7},
-    ]
-    for v in range(2, 11):
-        z = [float(f"{x:.4f}") for x in 3 * rng.standard_normal(v)]
-        cases.append({"z": z, "t": int(rng.integers(v)), "e": 0.1 * (v % 3), "T": [0.5, 1.0, 2.0][v % 3]})
-    return cases
-
-
-def sent(state: dict[str, Any]) -> dict[str, Any]:
-    return state | {"z": [x if math.isfinite(x) else "-inf" for x in state["z"]]}
-
-
-def close(found: Any, expected: Any, size: float = 1.0) -> None:
-    np.testing.assert_allclose(np.array(found, dtype=float), expected, rtol=1e-12 * size, atol=1e-13 * size)
-
-
-# --- what the script computes and shows is what Python computes and shows
-
-
-def test_numbers_are_the_references(opened: Any) -> None:
-    tab = opened(HTML)
-    for state in states():
-        v = [(-1.0) ** k * (k + 1) for k in range(len(state["z"]))]
-        found = tab.evaluate(
-            f"""([state, v]) => {{
-                state.z = state.z.map({TO_NUMBERS});
-                const all = softgrad.head(state);
-                return {{ ...all, Hv: softgrad.hessianProduct(all, v) }};
-            }}""",
-            [sent(state), v],
-        )
-        z = np.array(state["z"])
-        target: Any = state["t"] if isinstance(state["t"], int) else np.array(state["t"])
-        options = {"label_smoothing": state["e"], "temperature": state["T"]}
-        loss, gradient = reference.cross_entropy_with_grad(z, target, **options)
-        size = 1 + np.abs(z[np.isfinite(z)]).max(initial=0) / state["T"]
-        close(found["S"], reference.softmax(z, temperature=state["T"]), size)
-        close(found["L"], loss, size)
-        close(np.array(found["G"], dtype=float) / state["T"], gradient, size)
-        close(found["J"], reference.softmax_jacobian(z / state["T"]), size)
-        product = reference.cross_entropy_hvp(z / state["T"], target, np.array(v), label_smoothing=state["e"])
-        close(found["Hv"], product, 10 * size)
-
-
-def test_training_is_the_references(opened: Any) -> None:
-    tab = opened(HTML)
-    x, labels = np.array(TRAINING)[:, :2], np.array(TRAINING)[:, 2].astype(int)
-    weight, bias, losses = np.zeros((3, 2)), np.zeros(3), []
-    rate = 0.5
-    for step in range(40):
-        loss, (_, by_weight, by_bias) = reference.linear_cross_entropy_with_grad(x, weight, labels, bias=bias)
-        losses.append(loss)
-        found = tab.evaluate("softgrad.training")
-        close(found["model"]["A"], weight, 10)
-        close(found["model"]["c"], bias, 10)
-        close(found["losses"], losses, 10)
-        lesson = tab.evaluate("softgrad.lesson(softgrad.training.model, softgrad.training.points)")
-        close(lesson["dA"], by_weight, 10)
-        close(lesson["dc"], by_bias, 10)
-        if step == 20:
-            tab.locator("#rate").press("ArrowRight")
-            rate = 0.55
-        weight, bias = weight - rate * by_weight, bias - rate * by_bias
-        tab.locator("#step").click()
-    assert np.all(np.diff(losses) < 0)
-    assert "40" in tab.inner_text("#now")
-
-
-def test_every_formula_looks_as_python_writes_it(opened: Any) -> None:
-    tab = opened(HTML)
-    trees = [parse(formula.text) for _, formula in FORMULAS] + [tree for _, tree in DEFINITIONS.values()]
-    found = tab.evaluate("(trees) => trees.map(softgrad.mathml)", [to_json(tree) for tree in trees])
-    assert found == [mathml(tree) for tree in trees]
-
-
-def _numbers_apart(shown: str) -> tuple[str, list[float]]:
-    numbers = re.findall(r"<mn>([−\d.]+)</mn>", shown)
-    return re.sub(r"<mn>[−\d.]+</mn>", "#", shown), [float(n.replace("−", "-")) for n in numbers]
-
-
-def test_every_formula_with_numbers_reads_as_in_python(opened: Any) -> None:
-    tab = opened(HTML)
-    for state in states():
-        if min(state["z"]) > -100 and max(state["z"]) < 100:
-            reads_as_in_python(tab, state)
-
-
-def reads_as_in_python(tab: Any, state: dict[str, Any]) -> None:
-    target = state["t"]
-    v = len(state["z"])
-    h = np.eye(v)[target] if isinstance(target, int) else np.array(target)
-    label = target if isinstance(target, int) else None
-    case = Case(np.array(state["z"]), h, state["e"], state["T"], label)
-    expected, asked = [], []
-    for _, formula in FORMULAS:
-        node = parse(formula.text)
-        at = {name: {"i": case.first, "j": case.other}.get(name, 0) for name in free_indices(node)}
-        with fifty_digits():
-            if isinstance(case.scope.value(equal_sides(node)[-1] if node.op == "eq" else node.args[0], at), np.ndarray):
-                continue
-            expected.append(mathml(substituted(node, case.scope, at)))
-        asked.append([to_json(node), at])
-    found = tab.evaluate(
-        """([state, asked]) => {
-            const { scope, first, other } = softgrad.scopeOf(state, softgrad.data);
-            return [first, other, asked.map(([tree, at]) => softgrad.mathml(softgrad.substituted(tree, scope, at)))];
-        }""",
-        [sent(state), asked],
-    )
-    assert found[:2] == [case.first, case.other]
-    for ours, theirs in zip(found[2], expected, strict=True):
-        if ours != theirs:  # a last digit may round the other way in float64
-            shape, numbers = _numbers_apart(ours)
-            other_shape, others = _numbers_apart(theirs)
-            assert shape == other_shape
-            np.testing.assert_allclose(numbers, others, rtol=2e-3, atol=1e-12)
-
-
-def test_no_formula_is_called_wrong(opened: Any) -> None:
-    tab = opened(HTML)
-    for state in states():
-        nothing_is_called_wrong(tab, state)
-
-
-def nothing_is_called_wrong(tab: Any, state: dict[str, Any]) -> None:
-    tab.evaluate(f"(state) => softgrad.set({{ ...state, z: state.z.map({TO_NUMBERS}) }})", sent(state))
-    settle(tab)
-    tab.evaluate("softgrad.drawAllSteps()")
-    marks = tab.eval_on_selector_all(".formula .mark", "all => all.map((m) => [m.dataset.state, m.textContent])")
-    assert len(marks) == len(FORMULAS)
-    found = {state for state, _ in marks}
-    finite = [x for x in state["z"] if math.isfinite(x)]
-    assert "wrong" not in found
-    if finite == state["z"] and max(map(abs, finite)) / state["T"] < 100:
-        assert found == {"ok"}
-    loss = tab.evaluate("softgrad.head(softgrad.state).L")
-    if not math.isfinite(loss) and finite != state["z"]:
-        assert "undefined" in found
-    assert all(text for _, text in marks)
-
-
-def test_a_wrong_formula_is_called_wrong(opened: Any) -> None:
-    tab = opened(HTML)
-    mistakes = {
-        "d(L, o[j]) == S[j] - 2 * y[j]": "wrong",
-        "d(S[i], o[j]) == S[i] * S[j]": "wrong",
-        "J == diag(S) + S @ S.T": "wrong",
-        "L <= L - 1": "wrong",
-        "d(L, o[j]) == S[j] - y[j]": "ok",
-    }
-    ask = """([tree, at]) => softgrad.verdict(tree, softgrad.scopeOf(softgrad.state, softgrad.data).scope, at).state"""
-    for text, expected in mistakes.items():
-        tree = parse(text)
-        assert tab.evaluate(ask, [to_json(tree), dict.fromkeys(free_indices(tree), 0)]) == expected, text
-    # Both sides vanish where only doubles do: no agreement is claimed.
-    tab.evaluate("softgrad.set({ z: [-1e4, -1e4, -1e4] })")
-    naive = parse("d(exp(o[i]) / sum(k, exp(o[k])), o[j]) == exp(o[i]) / sum(k, exp(o[k]))")
-    assert tab.evaluate(ask, [to_json(naive), {"i": 0, "j": 0}]) == "range"
-
-
-def test_digits_lost_to_rounding_are_no_mistake(opened: Any) -> None:
-    tab = opened(HTML, "#z=1e16,10000000000000002&t=0")
-    tab.evaluate("softgrad.drawAllSteps()")
-    assert tab.get_attribute("#step-digits .mark", "data-state") == "rounding"
-    assert tab.locator(".mark[data-state=wrong]").count() == 0
-
-
-# --- what a reader does
+from softgrad.derivation._steps import STEPS
 
 
 def test_silent_and_alone(opened: Any) -> None:
@@ -267,7 +54,10 @@ def test_reads_without_script(opened: Any) -> None:
 
 def test_sliders_fields_and_examples(opened: Any) -> None:
     tab = opened(HTML)
-    state = lambda key: tab.evaluate(f"softgrad.state.{key}")  # noqa: E731
+
+    def state(key: str) -> Any:
+        return tab.evaluate(f"softgrad.state.{key}")
+
     tab.locator(".logit input[type=range]").nth(1).press("ArrowRight")
     assert state("z[1]") == pytest.approx(1.1)
     field = tab.locator(".logit input[inputmode]").nth(2)
@@ -321,23 +111,6 @@ def test_drags_keep_the_check_green(opened: Any) -> None:
         assert after[k] == pytest.approx(before[k] - move / 15, abs=0.1)
         assert tab.get_attribute("#differences", "data-state") == "ok"
         assert tab.locator("#checks [data-state=ok]").count() == 3
-
-
-def test_finite_differences_at_every_extreme(opened: Any) -> None:
-    tab = opened(HTML)
-    for state in states():
-        found = tab.evaluate(
-            f"(s) => softgrad.finiteDifferences(softgrad.head({{ ...s, z: s.z.map({TO_NUMBERS}) }}))", sent(state)
-        )
-        loss = reference.cross_entropy(
-            np.array(state["z"]),
-            state["t"] if isinstance(state["t"], int) else np.array(state["t"]),
-            label_smoothing=state["e"],
-            temperature=state["T"],
-        )
-        assert found["state"] == ("ok" if math.isfinite(loss) else "undefined"), state
-    broken = "(() => { const a = softgrad.head(softgrad.state); return softgrad.finiteDifferences({ ...a, G: a.y }).state; })()"
-    assert tab.evaluate(broken) == "wrong"
 
 
 def test_jacobian_by_keyboard_and_mouse(opened: Any) -> None:
@@ -558,11 +331,11 @@ def test_python_gives_the_first_state(opened: Any) -> None:
     [
         (([1.0],), {}, "2 to 10"),
         (([1.0] * 11,), {}, "2 to 10"),
-        (([1.0, math.nan],), {}, "-inf"),
-        (([1.0, INF],), {}, "-inf"),
-        (([1.0, 2.0], 2), {}, "class from 0 to 1"),
-        (([1.0, 2.0], [0.5, 0.6]), {}, "sum is 1"),
-        (([1.0, 2.0], [1.0]), {}, "2 entries"),
+        (([1.0, math.nan],), {}, "−inf"),
+        (([1.0, INF],), {}, "−inf"),
+        (([1.0, 2.0], 2), {}, r"outside \[0, 2\)"),
+        (([1.0, 2.0], [0.5, 0.6]), {}, "sum to 1"),
+        (([1.0, 2.0], [1.0]), {}, "each of the 2 classes"),
         (([1.0, 2.0],), {"label_smoothing": 1.5}, "label_smoothing"),
         (([1.0, 2.0],), {"temperature": 0.0}, "temperature"),
         (([1.0, 2.0],), {"lang": "fr"}, "lang"),
@@ -571,102 +344,3 @@ def test_python_gives_the_first_state(opened: Any) -> None:
 def test_python_refuses(arguments: Any, options: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         page(*arguments, **options)
-
-
-# --- how it looks
-
-
-@pytest.mark.parametrize("width", [320, 390, 768, 1280])
-@pytest.mark.parametrize("classes", [3, 10])
-def test_no_sideways_scroll(opened: Any, artefacts: Any, width: int, classes: int) -> None:
-    z = ",".join(str(0.7 * k - 4) for k in range(classes)) if classes == 10 else "2,1,0.1"
-    tab = opened(HTML, f"#z={z}&t=1&e=0.1&T=1", width, 800)
-    tab.evaluate("softgrad.drawAllSteps()")
-    assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    if not tab.evaluate("document.querySelector('#controls').open"):
-        tab.locator("summary").click()
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width
-        assert tab.locator("#reset").is_visible()
-        tab.screenshot(path=artefacts / f"page-{width}-{classes}-controls.png")
-        tab.locator("summary").click()
-    tab.evaluate("scrollTo(0, 0)")
-    tab.screenshot(path=artefacts / f"page-{width}-{classes}.png", full_page=classes == 3 and width == 390)
-
-
-def test_four_times_larger(opened: Any) -> None:
-    tab = opened(HTML, "", 320, 200)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 320
-    assert tab.evaluate("getComputedStyle(document.querySelector('#controls')).position") == "static"
-
-
-def test_light_dark_and_the_switch(opened: Any, artefacts: Any) -> None:
-    paper = "getComputedStyle(document.body).backgroundColor"
-    light, dark = opened(HTML, color_scheme="light"), opened(HTML, color_scheme="dark")
-    assert light.evaluate(paper) != dark.evaluate(paper)
-    for tab, name in ((light, "light"), (dark, "dark")):
-        tab.evaluate("for (let k = 0; k < 30; k++) document.querySelector('#step').click()")
-        tab.evaluate("scrollTo(0, 0)")
-        tab.screenshot(path=artefacts / f"page-{name}.png")
-        tab.locator("#training").screenshot(path=artefacts / f"page-training-{name}.png")
-    expected = dark.evaluate(paper)
-    light.locator("#theme").click()
-    assert light.evaluate(paper) == expected
-    light.locator("#theme").click()
-    assert light.evaluate(paper) != expected
-
-
-def test_screenshots_of_chinese_and_extremes(opened: Any, artefacts: Any) -> None:
-    views = {"chinese": "#z=2,1,0.1,0.5&t=1&e=0.1&T=2&lang=zh", "extreme": "#z=1e4,-1e4,0&t=1&e=0&T=1",
-             "masked": "#z=1,-inf,0&t=1&e=0&T=1"}  # fmt: skip
-    for name, fragment in views.items():
-        tab = opened(HTML, fragment)
-        tab.evaluate("softgrad.drawAllSteps()")
-        tab.screenshot(path=artefacts / f"page-{name}.png")
-
-
-def test_prints_everything_and_no_controls(opened: Any, artefacts: Any) -> None:
-    tab = opened(HTML)
-    pdf = tab.pdf(path=artefacts / "page.pdf", format="A4")
-    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) > 4
-    assert tab.locator(".filled:empty").count() < 12  # only of vectors and matrices
-    assert tab.locator(".mark[data-state]").count() == len(FORMULAS) + 3
-    tab.emulate_media(media="print", color_scheme="dark")
-    for selector in ("#controls", ".tools", "#step", "#add"):
-        assert not tab.locator(selector).is_visible()
-    assert tab.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
-    assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    tab.screenshot(path=artefacts / "page-print.png", full_page=True)
-
-
-def _luminance(colour: str) -> float:
-    channels = [int(colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _contrast(a: str, b: str) -> float:
-    high, low = sorted((_luminance(a), _luminance(b)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-@pytest.mark.parametrize("scheme", [0, 1])
-def test_contrast(scheme: int) -> None:
-    css = (files("softgrad.derivation") / "_page" / "page.css").read_text(encoding="utf-8")
-    colours = {name: pair[scheme] for name, *pair in re.findall(r"--([\w-]+): light-dark\((#\w+), (#\w+)\)", css)}
-    for ground in ("paper", "card"):
-        for text in ("ink", "soft", "plus", "minus", "good", "bad"):
-            assert _contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
-        assert _contrast(colours["bar"], colours[ground]) >= 3  # borders of controls, bars
-    for fill in ("plus-fill", "minus-fill"):
-        assert _contrast(colours["ink"], colours[fill]) >= 4.5
-
-
-def test_words_are_all_there_and_all_used() -> None:
-    folder = files("softgrad.derivation") / "_page"
-    words = json.loads((folder / "words.json").read_text(encoding="utf-8"))
-    sources = "".join(f.read_text(encoding="utf-8") for f in folder.iterdir() if f.name != "words.json")
-    for key, (english, chinese) in words.items():
-        assert re.search(rf"""["']{key}["']|\b{key}:""", sources), key
-        assert not re.search(r"[\u4e00-\u9fff]", english)
-        assert re.search(r"[\u4e00-\u9fff]", chinese), key
-        assert re.findall(r"\{\d\}", english).sort() == re.findall(r"\{\d\}", chinese).sort()

@@ -320,7 +320,9 @@ ROOMS = ("reference", "loss", "linear", "regression", "sklearn", "torch", "check
 def test_no_room_imports_from_a_room_above(path: Path) -> None:
     """csrc ← loss ← linear ← regression ← sklearn ← dask, cli: and a framework only in the module named after it."""
     inside = path.relative_to(ROOT / "src" / "softgrad")
-    room = {"_sklearn": "sklearn", "_checker": "checker"}.get(inside.parts[0], inside.parts[0].removesuffix(".py"))  # its private modules
+    room = {"_sklearn": "sklearn", "_checker": "checker"}.get(
+        inside.parts[0], inside.parts[0].removesuffix(".py")
+    )  # its private modules
     owners = {
         "torch": {"torch"}, "dask": {"dask"}, "sklearn": {"sklearn", "cli", "dask"}, "scipy": {"regression", "sklearn"},
         "typer": {"cli"}, "rich": {"cli"}, "pyarrow": {"regression", "cli"}, "skops": {"cli"},

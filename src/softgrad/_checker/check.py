@@ -8,12 +8,12 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from softgrad._options import LOSS, LossOptions, documented, options_of
 from softgrad._checker.diagnose import Exact, exact, usable
 from softgrad._checker.functions import Functions
 from softgrad._checker.inputs import PRECISION, NumPyBridge, cases, check_sample
 from softgrad._checker.report import GradientReport
 from softgrad._checker.walk import Walk
+from softgrad._options import LOSS, LossOptions, documented, options_of
 
 __all__ = ["check_gradient"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 import tempfile
 import webbrowser
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
@@ -16,11 +16,12 @@ from rich.text import Text
 
 from softgrad.cli._messages import UserError, shown
 from softgrad.cli._output import check_output, replacing
-from softgrad.derivation._documents import check_line, heat, summarised, with_formulas
 from softgrad.derivation._explanation import Explanation, StepResult
 from softgrad.derivation._languages import WORDS
 from softgrad.derivation._notation import text
 from softgrad.derivation._substitute import number_text
+from softgrad.derivation._verify import Check
+from softgrad.derivation._wording import check_line, heat, with_formulas
 from softgrad.derivation.explain import explain
 
 __all__ = ["gathered", "show"]
@@ -106,7 +107,7 @@ def _terminal(e: Explanation) -> int:
     steps = e.run()
     while True:
         # The proof in letters takes a moment, a second for some of the steps.
-        with console.status("…") if console.is_terminal else _Nothing():
+        with console.status("…") if console.is_terminal else nullcontext():
             step = next(steps, None)
         if step is None:
             break
@@ -122,14 +123,6 @@ def _terminal(e: Explanation) -> int:
     return 1 if wrong else 0
 
 
-class _Nothing:
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-
 def _print_step(console: Console, number: int, step: StepResult, lang: str) -> None:
     soft = not console.is_terminal  # what is piped is not broken into lines
     console.print()
@@ -139,13 +132,18 @@ def _print_step(console: Console, number: int, step: StepResult, lang: str) -> N
         _indented(console, Text(text(shown_formula.general), style="bold cyan"), 2, soft)
         for node in shown_formula.instances:
             _indented(console, Text(text(node)), 4, soft)
+        _print_checks(console, shown_formula.checks, lang, 4, soft)
     for node, values in step.tables:
         console.print(Padding(_table(text(node), values), (0, 0, 0, 2)))
     for what, much in step.facts:
         _indented(console, Text(f"{what}: {much}" if what else much), 2, soft)
-    for check in summarised(step.checks):
-        mark, style = {True: ("✓", "green"), False: ("✗", "bold red"), None: ("–", "yellow")}[check.ok]
-        _indented(console, Text(f"{mark} {check_line(check, lang)}", style=style), 2, soft)
+    _print_checks(console, step.against, lang, 2, soft)
+
+
+def _print_checks(console: Console, checks: tuple[Check, ...], lang: str, by: int, soft: bool) -> None:
+    for check in checks:
+        style = {True: "green", False: "bold red", None: "yellow"}[check.ok]
+        _indented(console, Text(check_line(check, lang), style=style), by, soft)
 
 
 def _indented(console: Console, line: Text, by: int, soft: bool) -> None:
@@ -157,15 +155,12 @@ def _indented(console: Console, line: Text, by: int, soft: bool) -> None:
 
 def _table(name: str, values: Any) -> Table:
     """A vector or matrix; the deeper the colour the larger, orange for positive and blue for negative."""
-    rows = np.atleast_2d(values)
-    finite = np.abs(rows[np.isfinite(rows)])
-    largest = float(finite.max()) if finite.size else 0.0
-    table = Table(name, *map(str, range(rows.shape[1])), box=None, pad_edge=False, header_style="dim")
+    rows = heat(values)
+    table = Table(name, *map(str, range(len(rows[0]))), box=None, pad_edge=False, header_style="dim")
     for number, row in enumerate(rows):
         cells = []
-        for value in row:
-            *rgb, alpha = heat(value, largest)
-            ground = [round(30 + (channel - 30) * alpha) for channel in rgb]
+        for value, colour, much in row:
+            ground = [round(30 + (channel - 30) * much) for channel in colour]
             cells.append(Text(number_text(value).rjust(9), style=f"white on rgb({ground[0]},{ground[1]},{ground[2]})"))
         table.add_row(Text(str(number) if values.ndim == 2 else "", style="dim"), *cells)
     return table

@@ -64,10 +64,10 @@ def _pair(left: Any, right: Any) -> tuple[int, Any, Any, Any, Any]:
     return variable, parts[0], parts[1], parts[2], parts[3]
 
 
-def _plain(number: Any) -> decimal.Decimal:
+def _plain(number: Any) -> Any:
     while isinstance(number, Dual):
         number = number.value
-    return number  # type: ignore[no-any-return]
+    return number
 
 
 class DecimalArithmetic(Arithmetic):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from softgrad.derivation._formula import RANGES, Node, free_indices, parse
 from softgrad.derivation._reader import as_case, checked_language
-from softgrad.derivation._steps import STEPS, Step
+from softgrad.derivation._steps import STEPS, Formula, Step
 from softgrad.derivation._verify import Check
 
 __all__ = ["Explanation", "StepResult"]
@@ -20,10 +20,11 @@ Float = NDArray[np.float64]
 
 
 class Shown(NamedTuple):
-    """One formula: in general, and with numbers at a few places."""
+    """One formula: in general, with numbers at a few places, and how its proof and its computation went."""
 
     general: Node
     instances: tuple[Node, ...]
+    checks: tuple[Check, ...]
 
 
 class StepResult(NamedTuple):
@@ -36,12 +37,13 @@ class StepResult(NamedTuple):
     title, sentence : str
         In the reader's language; formulas of the sentence stand between backticks.
     formulas : tuple
-        Each in general and with numbers.
+        Each in general, with numbers, and with its checks.
     tables : tuple of (Node, ndarray)
         The vectors and matrices of the step.
     facts : tuple of (str, str)
         What was computed besides: the run of the training, the digits that survive.
-    checks : tuple of Check
+    against : tuple of Check
+        What the reference and the kernels say of the same quantities.
     """
 
     name: str
@@ -51,7 +53,12 @@ class StepResult(NamedTuple):
     formulas: tuple[Shown, ...]
     tables: tuple[tuple[Node, Float], ...]
     facts: tuple[tuple[str, str], ...]
-    checks: tuple[Check, ...]
+    against: tuple[Check, ...]
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """All of them."""
+        return (*(check for shown in self.formulas for check in shown.checks), *self.against)
 
 
 class Explanation:
@@ -87,6 +94,13 @@ class Explanation:
         for step in STEPS:
             yield self._step(step, symbolic)
 
+    @property
+    def given(self) -> str:
+        """The reader's numbers on one line."""
+        from softgrad.derivation._wording import given
+
+        return given(self._case, self.lang)
+
     @cached_property
     def steps(self) -> tuple[StepResult, ...]:
         """All steps, checked."""
@@ -104,40 +118,39 @@ class Explanation:
 
     def page(self) -> str:
         """One self-contained HTML page to play with, which starts at these numbers."""
-        from softgrad.derivation.page import page
+        from softgrad.derivation._page import page
 
-        case = self._case
-        target = case.label if case.label is not None else case.h.tolist()
-        return page(
-            case.z.tolist(), target, label_smoothing=self.label_smoothing, temperature=self.temperature, lang=self.lang
-        )
+        return page(self._case, self.lang)
 
     def _step(self, step: Step, symbolic: bool) -> StepResult:
         from softgrad.derivation._facts import facts_of
         from softgrad.derivation._languages import TEXTS
-        from softgrad.derivation._verify import check_step
+        from softgrad.derivation._verify import check_against
 
         title, sentence = TEXTS[self.lang][step.name]
-        formulas = tuple(self._shown(parse(formula.text), formula.distinct) for formula in step.formulas)
+        formulas = tuple(self._shown(formula, symbolic) for formula in step.formulas)
         tables = tuple((parse(name), np.asarray(self._case.worth(name))) for name in step.tables)
         return StepResult(
             step.name, step.part, title, sentence, formulas, tables,
-            facts_of(step.name, self._case, self.lang), tuple(check_step(step, self._case, symbolic)),
+            facts_of(step.name, self._case, self.lang), tuple(check_against(step, self._case)),
         )  # fmt: skip
 
-    def _shown(self, node: Node, distinct: bool) -> Shown:
+    def _shown(self, formula: Formula, symbolic: bool) -> Shown:
         """A formula of vectors has no line with numbers: its table shows them."""
         from softgrad.derivation._decimal import fifty_digits
         from softgrad.derivation._substitute import has_whole_arrays, substituted
+        from softgrad.derivation._verify import check_formula
 
+        case, node = self._case, parse(formula.text)
+        checks = tuple(check_formula(formula, case, symbolic))
         if has_whole_arrays(node):
-            return Shown(node, ())
-        case = self._case
+            return Shown(node, (), checks)
         with fifty_digits():
             instances = [
-                substituted(node, case.scope, at) for at in places(free_indices(node), distinct, case.first, case.other)
+                substituted(node, case.scope, at)
+                for at in places(free_indices(node), formula.distinct, case.first, case.other)
             ]
-        return Shown(node, tuple(instance for instance in instances if instance != node))
+        return Shown(node, tuple(instance for instance in instances if instance != node), checks)
 
     def __repr__(self) -> str:
         return (

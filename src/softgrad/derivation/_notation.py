@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from html import escape
 
 from softgrad.derivation._formula import Node
@@ -31,7 +32,7 @@ def text(node: Node) -> str:
     return _Text().show(node)
 
 
-class _Notation:
+class _Notation(ABC):
     """The walk: which parts there are, and where parentheses must be."""
 
     fraction = 4.2  # a fraction with a line is its own parentheses
@@ -53,20 +54,20 @@ class _Notation:
     def row(self, *parts: str) -> str:
         return "".join(parts)
 
-    def mark(self, sign: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def mark(self, sign: str) -> str: ...
 
     def _value(self, shown: str) -> str:
         return self._number(shown)
 
-    def _number(self, shown: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _number(self, shown: str) -> str: ...
 
-    def _name(self, name: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def _name(self, name: str) -> str: ...
 
-    def sub(self, base: str, below: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def sub(self, base: str, below: str) -> str: ...
 
     def indices(self, parts: tuple[Node, ...]) -> str:
         return self.row(*map(self.show, parts))
@@ -77,11 +78,11 @@ class _Notation:
             return self.both(self._name(base), self.indices(parts), self.word(word))
         return self.sub(self._name(name), self.indices(parts))
 
-    def both(self, base: str, below: str, above: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def both(self, base: str, below: str, above: str) -> str: ...
 
-    def word(self, word: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def word(self, word: str) -> str: ...
 
     def _eq(self, *sides: Node) -> str:
         shown = [self.show(side) for side in sides]
@@ -133,11 +134,11 @@ class _Notation:
     def _diag(self, part: Node) -> str:
         return self.row(self.function("diag"), self.parentheses(self.show(part)))
 
-    def function(self, name: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def function(self, name: str) -> str: ...
 
-    def under(self, sign: str, below: str) -> str:
-        raise NotImplementedError
+    @abstractmethod
+    def under(self, sign: str, below: str) -> str: ...
 
     def bound(self, index: str, other: Node | None) -> str:
         if other is None:

@@ -34,8 +34,8 @@ def as_case(logits: Any, target: Any, label_smoothing: float, temperature: float
     temperature = _option("temperature", temperature)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing is {label_smoothing:g}; it is a part of the target, between 0 and 1")
-    if not 1e-3 <= temperature <= 1e3:
-        raise ValueError(f"temperature is {temperature:g}; between 0.001 and 1000 is explained")
+    if not 0.01 <= temperature <= 100:
+        raise ValueError(f"temperature is {temperature:g}; between 0.01 and 100 is explained")
     wanted = h + label_smoothing
     for masked in np.flatnonzero(np.isneginf(z) & (wanted > 0)):
         i = int(masked)

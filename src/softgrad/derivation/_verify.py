@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import softgrad.linear
-import softgrad.loss
+import softgrad
 from softgrad import reference
 from softgrad.derivation._case import Case
 from softgrad.derivation._decimal import fifty_digits
@@ -18,14 +17,7 @@ from softgrad.derivation._formula import equal_sides, free_indices, parse
 from softgrad.derivation._steps import Formula, Step
 from softgrad.derivation._symbols import available, proved
 
-__all__ = ["Check", "check_formula", "check_step"]
-
-
-class _Kernels:
-    """The public functions under one name, as `reference` has them."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(softgrad.loss, name, None) or getattr(softgrad.linear, name)
+__all__ = ["Check", "check_against", "check_formula"]
 
 
 class Check(NamedTuple):
@@ -72,41 +64,38 @@ def check_formula(formula: Formula, case: Case, symbolic: bool = True) -> list[C
             values = [np.atleast_1d(np.asarray(case.scope.value(s, indices), dtype=object)).ravel() for s in sides]
             for left, right in pairwise(values):
                 for a, b in zip(*np.broadcast_arrays(left, right), strict=True):
-                    if _undefined(a) or _undefined(b):
-                        continue
-                    defined = True
-                    worst = max(worst, abs(a - b) / max(Decimal(1), abs(a)))
+                    if not (a.is_nan() or b.is_nan()):
+                        defined, worst = True, max(worst, _apart(a, b))
         error = float(worst) if defined else None
     return [*checks, Check("computed", formula.text, error, None if error is None else error < 1e-40)]
 
 
-def check_step(step: Step, case: Case, symbolic: bool = True) -> list[Check]:
-    """Every check of a step."""
-    checks = [check for formula in step.formulas for check in check_formula(formula, case, symbolic)]
+def check_against(step: Step, case: Case) -> list[Check]:
+    """Compare what a step is about with the reference and with the public functions, which ask the kernels in use."""
+    checks = []
     # The library has the rounding of float64, once in the logits and once in what it computes from them.
     finite = case.z[np.isfinite(case.z)]
     tolerance = 1e-13 * (1 + float(np.abs(finite / case.temperature).max(initial=0.0)))
-    for how, module in (("reference", reference), ("kernel", _Kernels())):
+    for how, module in (("reference", reference), ("kernel", softgrad)):
         for what, function in step.against:
             with np.errstate(all="ignore"):
                 found = np.asarray(function(module, case), dtype=np.float64)
             error = _difference(np.asarray(case.worth(what)), found)
-            checks.append(Check(how, what, error, None if error is None else error <= tolerance))
+            checks.append(Check(how, what, error, error <= tolerance))
     return checks
 
 
-def _undefined(value: Decimal) -> bool:
-    """∞, or what came of it: a formula with such a side says nothing here."""
-    return not value.is_finite()
+def _apart(a: Decimal, b: Decimal) -> Decimal:
+    """The difference, relative to a number above one; ∞ is equal to itself alone."""
+    if a == b:
+        return Decimal(0)
+    return abs(a - b) / max(Decimal(1), abs(a)) if a.is_finite() and b.is_finite() else Decimal("Infinity")
 
 
-def _difference(exact: Any, found: Any) -> float | None:
-    """The largest difference where the exact value is finite; infinity must be met by infinity or its limit."""
-    finite = np.isfinite(exact)
-    if not finite.any():
-        return 0.0 if exact.shape == found.shape and bool((exact == found).all()) else None
+def _difference(exact: Any, found: Any) -> float:
+    """The largest difference, relative to a number above one; ∞ is equal to itself alone."""
     if exact.shape != found.shape:
         return float("inf")
-    scale = np.maximum(1.0, np.abs(exact[finite]))
-    difference = np.abs(exact[finite] - found[finite]) / scale
+    with np.errstate(invalid="ignore"):
+        difference = np.where(exact == found, 0.0, np.abs(exact - found) / np.maximum(1.0, np.abs(exact)))
     return float("inf") if np.isnan(difference).any() else float(difference.max())

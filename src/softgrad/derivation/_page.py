@@ -10,47 +10,32 @@ import json
 import math
 import re
 from base64 import b64encode
-from collections.abc import Sequence
 from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Any
 
-import numpy as np
-
-from softgrad.derivation._case import MOST_CLASSES, Case
+from softgrad.derivation._case import Case
 from softgrad.derivation._evaluate import DEFINITIONS
 from softgrad.derivation._formula import RANGES, Node, equal_sides, parse, to_json
 from softgrad.derivation._languages import LANGUAGES, TEXTS, WORDS
 from softgrad.derivation._notation import mathml
 from softgrad.derivation._steps import STEPS, TRAINING, Step
+from softgrad.derivation._wording import with_formulas
 
 __all__ = ["page"]
 
 _SCRIPTS = ("formulas", "numbers", "figures", "lessons")
 
 
-def page(
-    logits: Sequence[float] = (2.0, 1.0, 0.1),
-    target: int | Sequence[float] = 0,
-    *,
-    label_smoothing: float = 0.0,
-    temperature: float = 1.0,
-    lang: str = "en",
-) -> str:
+def page(case: Case, lang: str) -> str:
     """The derivation as one self-contained HTML page, with these numbers to begin with.
 
     Parameters
     ----------
-    logits : sequence of float
-        From two to ten; −inf masks a class.
-    target : int or sequence of float
-        The right class, or a distribution over the classes.
-    label_smoothing : float
-        From 0 to 1.
-    temperature : float
-        Larger than 0.
+    case : Case
+        The numbers, checked.
     lang : str
         ``"en"`` or ``"zh"``; the reader can switch.
 
@@ -58,15 +43,7 @@ def page(
     -------
     str
         HTML.  It asks nothing of any network, which its Content-Security-Policy also forbids.
-
-    Raises
-    ------
-    ValueError
-        For numbers that the page cannot show.
     """
-    if lang not in LANGUAGES:
-        raise ValueError(f"lang must be one of {', '.join(LANGUAGES)}, not {lang!r}")
-    start = _start(logits, target, label_smoothing, temperature) | {"lang": lang}
     words = json.loads(_part("words.json"))
     for key in ("title", "derivation", "beyond"):
         words[key] = [WORDS[language][key] for language in LANGUAGES]
@@ -77,7 +54,9 @@ def page(
         title=escape(WORDS[lang]["title"]),
         heading=_both(words["title"]),
         steps=_steps(),
-        data=json.dumps(_data(start, words), ensure_ascii=False, separators=(",", ":")).replace("<", r"\u003c"),
+        data=json.dumps(_data(_start(case) | {"lang": lang}, words), ensure_ascii=False, separators=(",", ":")).replace(
+            "<", r"\u003c"
+        ),
         style=style,
         style_hash=_hash(style),
         script=script,
@@ -88,31 +67,10 @@ def page(
     return re.sub(r'data-l="([^"]+)"', lambda m: f'{m[0]} aria-label="{escape(words[m[1]][place])}"', html)
 
 
-def _start(
-    logits: Sequence[float], target: int | Sequence[float], smoothing: float, temperature: float
-) -> dict[str, Any]:
-    z = [float(value) for value in logits]
-    if not 2 <= len(z) <= MOST_CLASSES:
-        raise ValueError(f"the page shows from 2 to {MOST_CLASSES} classes, not {len(z)}")
-    if any(math.isnan(value) or value == math.inf for value in z):
-        raise ValueError(f"logits must be numbers or -inf, not {z}")
-    if not 0 <= smoothing <= 1:
-        raise ValueError(f"label_smoothing must be from 0 to 1, not {smoothing}")
-    if not (0 < temperature < math.inf):
-        raise ValueError(f"temperature must be larger than 0, not {temperature}")
-    t: int | list[float]
-    if isinstance(target, (Sequence, np.ndarray)):
-        t = [float(value) for value in target]
-        if len(t) != len(z) or not all(value >= 0 for value in t) or abs(sum(t) - 1) > 1e-6:
-            raise ValueError(
-                f"a target that is a distribution has {len(z)} entries from 0 to 1 whose sum is 1, not {t}"
-            )
-    else:
-        t = int(target)
-        if not 0 <= t < len(z):
-            raise ValueError(f"the target must be a class from 0 to {len(z) - 1}, not {t}")
-    shown = [value if math.isfinite(value) else "-inf" for value in z]
-    return {"z": shown, "t": t, "e": float(smoothing), "T": float(temperature)}
+def _start(case: Case) -> dict[str, Any]:
+    logits = [value if math.isfinite(value) else "-inf" for value in case.z.tolist()]
+    target = case.h.tolist() if case.label is None else case.label
+    return {"z": logits, "t": target, "e": case.label_smoothing, "T": case.temperature}
 
 
 def _data(start: dict[str, Any], words: dict[str, list[str]]) -> dict[str, Any]:
@@ -145,7 +103,7 @@ def _steps() -> str:
 
 def _step(k: int, step: Step) -> str:
     titles = [escape(TEXTS[language][step.name][0]) for language in LANGUAGES]
-    sentences = [_sentence(TEXTS[language][step.name][1]) for language in LANGUAGES]
+    sentences = [with_formulas(TEXTS[language][step.name][1], mathml, escape) for language in LANGUAGES]
     formulas = "".join(
         f'<div class="formula" data-formula="{k} {m}"><div>{_chain(parse(formula.text))}</div></div>\n'
         for m, formula in enumerate(step.formulas)
@@ -162,21 +120,6 @@ def _both(texts: list[str], *, escaped: bool = False) -> str:
     return "".join(f'<span lang="{language}">{text if escaped else escape(text)}</span>' for language, text in shown)
 
 
-def _sentence(text: str) -> str:
-    """A sentence with the formulas that stand between its backticks."""
-    parts = text.split("`")
-    return "".join(_inline(part) if k % 2 else escape(part) for k, part in enumerate(parts))
-
-
-def _inline(text: str) -> str:
-    """A formula within a sentence, with `=` for the language's `==`; also `i ≠ j`, which no formula says alone."""
-    left, unequal, right = text.partition("≠")
-    if unequal:
-        shown = f"{mathml(parse(left))}<mo>≠</mo>{mathml(parse(right))}"
-        return re.sub(r"</math><mo>≠</mo><math[^>]*>", "<mo>≠</mo>", shown)
-    return mathml(parse(re.sub(r"(?<![=<])=(?!=)", "==", text)))
-
-
 def _chain(node: Node) -> str:
     """A chain of equations as one element for each side, so that lines break between them."""
     sides = [mathml(side) for side in equal_sides(node)]
@@ -185,7 +128,7 @@ def _chain(node: Node) -> str:
 
 
 def _part(name: str) -> str:
-    return (files("softgrad.derivation") / "_page" / name).read_text(encoding="utf-8")
+    return (files("softgrad.derivation") / "_page_files" / name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:
