@@ -302,6 +302,7 @@ def test_training_is_plain_gradient_descent_and_falls() -> None:
         ([2.0, 1.0], -1, {}, ValueError, r"target is -1, outside"),
         ([2.0, "one"], 0, {}, TypeError, r"logits\[1\] is 'one', not a number"),
         ([2.0, None], 0, {}, TypeError, r"logits\[1\] is None"),
+        ([True, False], 0, {}, TypeError, r"logits\[0\] is True, not a number"),
         ("word", 0, {}, TypeError, r"logits\[0\] is 'word'"),
         ([2.0], 0, {}, ValueError, "logits have 1 class; 2 to 10"),
         (list(range(11)), 0, {}, ValueError, "logits have 11 classes"),

@@ -36,8 +36,11 @@ def gathered(arguments: list[str]) -> list[str]:
     for word in arguments:
         if word in _LISTS:
             current = word
+            result.append(word)  # stays alone, for Typer to complain of, if no number follows
         elif current and (not word.startswith("-") or _is_number(word)):
-            result += [f"{current}={part}" for part in word.split(",") if part]
+            if result[-1] == current:
+                result.pop()
+            result += [f"{current}={part}" for part in word.split(",")]
         else:
             current = ""
             result.append(word)
@@ -156,7 +159,7 @@ def _indented(console: Console, line: Text, by: int, soft: bool) -> None:
 def _table(name: str, values: Any) -> Table:
     """A vector or matrix; the deeper the colour the larger, orange for positive and blue for negative."""
     rows = heat(values)
-    table = Table(name, *map(str, range(len(rows[0]))), box=None, pad_edge=False, header_style="dim")
+    table = Table(name, *(str(i).rjust(9) for i in range(len(rows[0]))), box=None, pad_edge=False, header_style="dim")
     for number, row in enumerate(rows):
         cells = []
         for value, colour, much in row:

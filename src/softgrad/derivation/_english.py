@@ -130,8 +130,8 @@ TEXTS: dict[str, tuple[str, str]] = {
     ),
     "digits": (
         "Which form keeps its digits",
-        "On paper all three are the same. On a computer the first subtracts two numbers of the size of the logits, and what"
-        " is left of a loss of 0.4 at logits near 1e12 has four digits. The last takes the distances to the maximum"
+        "On paper both forms are the same. On a computer the first subtracts two numbers of the size of the logits, and what"
+        " is left of a loss of 0.4 at logits near 1e12 has four digits. The second takes the distances to the maximum"
         " first, which are exact, and keeps all its digits.",
     ),
 }

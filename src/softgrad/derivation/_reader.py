@@ -58,7 +58,7 @@ def _numbers(name: str, values: Any) -> Any:
         values = values.detach().cpu()
     try:
         array = np.asarray(values)
-        if array.dtype.kind not in "biuf" and not (array.dtype.kind == "V" and "float" in str(array.dtype)):
+        if array.dtype.kind not in "iuf" and not (array.dtype.kind == "V" and "float" in str(array.dtype)):
             raise TypeError
         return array.astype(np.float64)
     except (TypeError, ValueError):

@@ -97,7 +97,7 @@ STEPS: tuple[Step, ...] = (
         "model",
         "derivation",
         (Formula("o == W @ x + b"), Formula("o[i] == sum(p, W[i, p] * x[p]) + b[i]")),
-        (("o", lambda _, c: c.W @ c.x + c.b),),
+        (("L", lambda f, c: f.linear_cross_entropy(c.x[None], c.W, c.y[None], bias=c.b, reduction="sum")),),
         ("W", "x", "b", "o"),
     ),
     Step(
