@@ -1,4 +1,4 @@
-"""The documentation: ``sphinx-build -W --keep-going docs build/docs``.  Nothing in it is fetched, nothing unchecked."""
+"""The documentation: ``sphinx-build -W --keep-going docs build/docs``.  Nothing in it is fetched."""
 
 import sys
 from pathlib import Path

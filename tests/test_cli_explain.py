@@ -33,8 +33,8 @@ def test_every_step_with_the_numbers(lang: str) -> None:
     for line in ("S₀ = exp(2) / (exp(2) + exp(1) + exp(0.1)) = 0.659", "∂L/∂o₀ = 0.659 − 0.9333 = −0.2743"):
         assert line in done.stdout
     assert "0.2247" in done.stdout  # the Jacobian's first entry
-    assert WORDS[lang]["summary"].format(checks=152, wrong=0) in done.stdout
-    assert done.stdout.count("✓") == 152  # each with its error
+    assert WORDS[lang]["summary"].format(checks=153, wrong=0) in done.stdout
+    assert done.stdout.count("✓") == 153  # each with its error
     assert "✗" not in done.stdout
     assert "\x1b" not in done.stdout  # no colour when piped
     assert "`" not in done.stdout
@@ -58,7 +58,7 @@ def test_ways_to_write_numbers(words: tuple[str, ...], capsys: pytest.CaptureFix
 
 def test_masked_and_without_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain"]) == 0
-    assert "152" in capsys.readouterr().out
+    assert "153" in capsys.readouterr().out
     assert main(["explain", "--logits", "2.0", "-inf", "0.1", "--target", "0"]) == 0
     assert "−∞" in capsys.readouterr().out
 

@@ -262,7 +262,7 @@ STEPS: tuple[Step, ...] = (
         "derivation",
         (
             Formula("d(M, A[l, p]) == sum(n, (P[n, l] - Y[n, l]) * X[n, p]) / N"),
-            Formula("d(M, A) == (P - Y).T @ X / N", symbolic=False),
+            Formula("d(M, A) == (P - Y).T @ X / N"),
         ),
         (
             ("M", lambda f, c: _trained(f, c)[0]),

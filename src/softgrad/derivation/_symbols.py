@@ -155,7 +155,8 @@ def proved(text: str, *, distinct: bool = False, sums_to_one: bool = False) -> b
         chosen = {name: indices[name] for name in free}
         values = [np.atleast_1d(np.asarray(scope.value(side, chosen), dtype=object)) for side in equal_sides(node)]
         for left, right in pairwise(values):
-            for a, b in zip(*(part.ravel() for part in np.broadcast_arrays(left, right)), strict=True):
+            corner = (slice(1),) * (left.ndim - 1) + (slice(2),)  # as with indices: the first, and the first pair
+            for a, b in zip(*(part[corner].ravel() for part in np.broadcast_arrays(left, right)), strict=True):
                 difference = a - b
                 if sums_to_one:
                     difference = difference.subs(last, rest)
