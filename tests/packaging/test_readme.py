@@ -43,7 +43,9 @@ def commands() -> list[str]:
 
 
 def test_commands_run_in_the_order_of_the_page(tmp_path: Path) -> None:
-    assert {command.split()[1] for command in commands()} == {"explain", "fit", "predict", "data", "info"}
+    assert {command.split()[1] for command in commands()} == {
+        "explain", "fit", "predict", "evaluate", "inspect", "data", "info",
+    }  # fmt: skip
     for command in commands():
         words = [sys.executable, "-m", "softgrad.cli", *shlex.split(command)[1:]]
         outcome = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)

@@ -10,13 +10,16 @@ from typing import Annotated, Any
 import typer
 
 from softgrad.cli import _messages
+from softgrad.cli._lists import gathered
+from softgrad.cli._options import Data, Delimiter, Format, Json, ModelFile, Threads
 
 app = typer.Typer(
     name="softgrad",
-    add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_command: list[str] = []  # the words of the command line, for the record of a fit
 
 # Typer carries click inside it or beside it, by version: this is its exception for a command line it cannot read.
 _UsageProblem: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
@@ -24,12 +27,9 @@ _UsageProblem: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
+    _command[:] = arguments
     try:
-        if arguments[:1] == ["explain"]:
-            from softgrad.cli._explain import gathered
-
-            arguments = gathered(arguments)
-        code = app(args=arguments or ["--help"], prog_name="softgrad", standalone_mode=False)
+        code = app(args=gathered(arguments) or ["--help"], prog_name="softgrad", standalone_mode=False)
         sys.stdout.flush()
     except _messages.UserError as error:
         _messages.error(error)
@@ -39,9 +39,9 @@ def run(arguments: list[str]) -> int:
         return 2
     except BrokenPipeError:
         return _silence()
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         code = 130
-    if code == 130:  # what Typer makes of Ctrl-C
+    if code == 130:  # also what Typer makes of Ctrl-C
         print("softgrad: interrupted; no file is left half-written", file=sys.stderr)
     return int(code or 0)
 
@@ -71,51 +71,162 @@ def _main(
 
 @app.command()
 def fit(
-    data: Annotated[str, typer.Argument(help="A .csv or .parquet file, or digits, iris, wine or breast_cancer.")],
+    data: Data,
     target: Annotated[str | None, typer.Option("--target", "-t", help="The column that holds the labels.")] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The model file; else DATA's name with .skops, here.")
     ] = None,
-    test_size: Annotated[float, typer.Option(help="Part of the rows held out; 0 trains on all.")] = 0.2,
-    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
-    C: Annotated[float, typer.Option("--C", help="Weight of the data against the penalty; inf: none.")] = 1.0,
+    report: Annotated[Path | None, typer.Option(help="Write an .html page about the fit.")] = None,
+    json: Json = False,
+    target_proba: Annotated[
+        list[str] | None, typer.Option(help="Columns of probabilities, one for each class, instead of --target.")
+    ] = None,
+    weight: Annotated[str | None, typer.Option(help="The column of the rows' weights; 0 leaves a row out.")] = None,
+    features: Annotated[list[str] | None, typer.Option(help="Learn from these columns only.")] = None,
+    drop: Annotated[list[str] | None, typer.Option(help="Leave these columns out.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Read these columns as text: words, TF-IDF.")] = None,
+    categorical: Annotated[list[str] | None, typer.Option(help="Read these columns as categories.")] = None,
+    test: Annotated[str | None, typer.Option(help="Rows to measure with, instead of holding some of DATA out.")] = None,
+    split: Annotated[
+        float | None,
+        typer.Option("--split", "--test-size", help="Part of the rows held out; 0 trains on all.  [default: 0.2]"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the split, the folds and the bootstrap.")] = 0,
+    C: Annotated[
+        str,
+        typer.Option(
+            "--C",
+            help="Weight of the data against the penalty: a number (inf: no penalty), several (0.1,1,10), a range "
+            "(1e-3:1e3 or 1e-3:1e3:13), or auto; of several, the best in a cross-validation is taken.",
+        ),
+    ] = "1.0",
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Divide the logits by a temperature fitted on held-out folds.")
+    ] = False,
+    label_smoothing: Annotated[float, typer.Option(help="Part of each target spread over all classes.")] = 0.0,
+    class_weight: Annotated[
+        str | None, typer.Option(help="balanced, or weights such as spam=2,ham=1; 1 for classes not named.")
+    ] = None,
     tol: Annotated[
         float, typer.Option(help="Stop at this certified relative gap between the objective and its optimum.")
     ] = 1e-6,
     max_iter: Annotated[int, typer.Option(help="Most iterations.")] = 1000,
-    label_smoothing: Annotated[float, typer.Option(help="Part of each target spread over all classes.")] = 0.0,
-    standardize: Annotated[bool, typer.Option(help="Give every feature mean 0 and variance 1 first.")] = True,
-    threads: Annotated[int | None, typer.Option(help="Threads of the kernels; else all cores.")] = None,
-) -> None:
-    """Train a softmax classifier, measure it on held-out rows and save it.
+    standardize: Annotated[bool, typer.Option(help="Give every number mean 0 and variance 1 first.")] = True,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Memory to work in, such as 1GB; rows that need more go to a temporary directory.  "
+            "[default: half of the machine's]",
+            show_default=False,
+        ),
+    ] = None,
+    threads: Threads = None,
+    delimiter: Delimiter = None,
+    data_format: Format = None,
+) -> int:
+    r"""Train a softmax classifier on a table, measure it on held-out rows and save it.
 
-    Try: softgrad fit digits
+    \b
+    softgrad fit digits
+    softgrad fit train.csv --target species --C auto --calibrate --report report.html
+    softgrad fit 'part-*.parquet' -t label --drop id name --test test.parquet --memory 2GB
     """
     from softgrad.cli import _fit
+    from softgrad.cli._load import Choice
 
     options = _fit.FitOptions(
-        test_size=test_size,
+        split=split,
         seed=seed,
         C=C,
         tol=tol,
         max_iter=max_iter,
         label_smoothing=label_smoothing,
+        class_weight=class_weight,
+        calibrate=calibrate,
         standardize=standardize,
+        memory=memory,
         threads=threads,
+        delimiter=delimiter,
+        format=data_format,
     )
-    _fit.fit(data, target, options, output)
+    choice = Choice(
+        target=target,
+        target_proba=tuple(target_proba or ()),
+        weight=weight,
+        features=tuple(features or ()),
+        drop=tuple(drop or ()),
+        text=tuple(text or ()),
+        categorical=tuple(categorical or ()),
+    )
+    return _fit.fit(data, choice, options, test=test, output=output, report=report, json=json, command=list(_command))
 
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="A model file that softgrad fit wrote.")],
-    data: Annotated[Path, typer.Argument(help="A .csv or .parquet file with the model's feature columns.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write, .csv or .parquet.")],
+    model: ModelFile,
+    data: Data,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write: .csv, .parquet, or - for CSV here.")],
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="Columns of DATA to keep beside the predictions.")
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(help="Only the so many most probable classes of each row.")] = None,
+    probabilities: Annotated[bool, typer.Option(help="Write probabilities beside the labels.")] = True,
+    delimiter: Delimiter = None,
+    data_format: Format = None,
 ) -> None:
-    """Write the predicted label of each row and the probability of each class."""
+    r"""Write the predicted label of each row and the probability of each class, in the order of the rows.
+
+    \b
+    softgrad predict iris.skops new.csv -o predicted.csv
+    softgrad predict model.skops new.parquet -o top.parquet --id customer --top-k 3
+    """
     from softgrad.cli import _predict
 
-    _predict.predict(model, data, output)
+    _predict.predict(
+        model, data, output, ids=ids or [], top_k=top_k, probabilities=probabilities, delimiter=delimiter,
+        data_format=data_format,
+    )  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    model: ModelFile,
+    data: Data,
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="The column of the labels, if not that of the training.")
+    ] = None,
+    weight: Annotated[str | None, typer.Option(help="The column of the rows' weights.")] = None,
+    json: Json = False,
+    seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    delimiter: Delimiter = None,
+    data_format: Format = None,
+) -> None:
+    r"""Measure a model on labelled rows.
+
+    \b
+    softgrad evaluate iris.skops new.csv
+    """
+    from softgrad.cli import _evaluate
+
+    _evaluate.evaluate(
+        model, data, target=target, weight=weight, json=json, seed=seed, delimiter=delimiter, data_format=data_format
+    )
+
+
+@app.command()
+def inspect(
+    model: ModelFile,
+    top: Annotated[int, typer.Option(min=0, help="Features that are shown for each class.")] = 5,
+    json: Json = False,
+) -> None:
+    r"""Print what a model reads, how it was made, how good it is and what it goes by.
+
+    \b
+    softgrad inspect iris.skops
+    """
+    from softgrad.cli import _inspect
+
+    _inspect.inspect(model, top=top, json=json)
 
 
 @app.command()
@@ -123,11 +234,15 @@ def data(
     name: Annotated[str, typer.Argument(help="digits, iris, wine or breast_cancer.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write, .csv or .parquet.")],
 ) -> None:
-    """Write a built-in data set as a table, to try the other commands on."""
-    from softgrad.cli import _data
+    r"""Write a built-in data set as a table, to try the other commands on.
+
+    \b
+    softgrad data iris -o iris.csv
+    """
+    from softgrad.cli import _arrays, _data
 
     rows = _data.export(name, output)
-    print(f"{rows} rows of {name} written to {_messages.shown(output)}; the label column is {_data.TARGET!r}")
+    print(f"{rows} rows of {name} written to {_messages.shown(output)}; the label column is {_arrays.TARGET!r}")
 
 
 @app.command()
@@ -144,9 +259,10 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Write the derivation as one page to play with.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open that page in the browser.")] = False,
 ) -> int:
-    """Derive the gradient S − y with your numbers, each step executed and checked.
+    r"""Derive the gradient S − y with your numbers, each step executed and checked.
 
-    Try: softgrad explain --logits 2.0 1.0 0.1 --target 0
+    \b
+    softgrad explain --logits 2.0 1.0 0.1 --target 0
     """
     from softgrad.cli import _explain
 
@@ -167,11 +283,16 @@ def _torch_facts() -> dict[str, Any]:
 
 
 @app.command()
-def info() -> None:
+def info(json: Json = False) -> None:
     """Print version, instruction set, threads, BLAS, and any fallback with its reason."""
     import softgrad
 
     facts = softgrad.info() | _torch_facts()
+    if json:
+        from softgrad.cli._show import print_json
+
+        print_json(facts)
+        return
     if not facts["fallback_reason"]:
         facts["fallback_reason"] = "none: the native kernels are in use"
     for name, value in facts.items():

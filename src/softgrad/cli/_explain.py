@@ -24,35 +24,7 @@ from softgrad.derivation._verify import Check
 from softgrad.derivation._wording import check_line, heat, with_formulas
 from softgrad.derivation.explain import explain
 
-__all__ = ["gathered", "show"]
-
-_LISTS = ("--logits", "--target")
-
-
-def gathered(arguments: list[str]) -> list[str]:
-    """``--logits 2.0 -1 0.1`` as one option for each number, which is how Typer takes lists."""
-    result: list[str] = []
-    current = ""
-    for word in arguments:
-        if word in _LISTS:
-            current = word
-            result.append(word)  # stays alone, for Typer to complain of, if no number follows
-        elif current and (not word.startswith("-") or _is_number(word)):
-            if result[-1] == current:
-                result.pop()
-            result += [f"{current}={part}" for part in word.split(",")]
-        else:
-            current = ""
-            result.append(word)
-    return result
-
-
-def _is_number(word: str) -> bool:
-    try:
-        float(word.split(",")[0].replace("−", "-"))
-    except ValueError:
-        return False
-    return True
+__all__ = ["show"]
 
 
 def _numbers(name: str, words: list[str]) -> list[float]:

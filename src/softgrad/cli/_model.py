@@ -17,46 +17,108 @@ from typing import Any
 import numpy as np
 import skops.io
 from sklearn import __version__ as sklearn_version
+from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
 from softgrad import __version__
+from softgrad.cli._frame import Ingredient, ingredients_of
 from softgrad.cli._messages import UserError, names, plain_warnings, shown
 from softgrad.cli._output import replacing
+from softgrad.cli._train import Fitted
 from softgrad.sklearn import SoftmaxRegression
 
 # Raised whenever a file of the old form can no longer be read, or one of the new form not by the old program.
-FORMAT = 2
+FORMAT = 3
 EXTENSIONS = (".skops",)
-TRUSTED = ["softgrad.sklearn.SoftmaxRegression"]
+TRUSTED = ["numpy.dtype", "softgrad.sklearn.SoftmaxRegression"]
 _MEMBER = "softgrad.json"
+
+__all__ = ["EXTENSIONS", "FORMAT", "TRUSTED", "Model", "classifier_of", "load", "save", "versions"]
 
 
 @dataclass(frozen=True)
 class Model:
-    """A fitted pipeline that ends in a :class:`SoftmaxRegression`, and its description."""
+    """A fitted pipeline that ends in a :class:`SoftmaxRegression`, and its description.
+
+    Attributes
+    ----------
+    pipeline : Pipeline
+    ingredients : list of Ingredient
+        The columns it reads; none if its rows are sparse ones of numbered features.
+    description : dict
+    content : bytes
+        The whole file.
+    """
 
     pipeline: Pipeline
+    ingredients: list[Ingredient]
     description: dict[str, Any]
+    content: bytes
 
     @property
-    def feature_names(self) -> list[str]:
-        """The columns it reads, in order."""
-        return list(self.description["features"])
+    def classifier(self) -> SoftmaxRegression:
+        """The last step."""
+        last: SoftmaxRegression = self.pipeline[-1]
+        return last
+
+    @property
+    def transformer(self) -> ColumnTransformer | None:
+        """The step before, if there is one."""
+        return self.pipeline[0] if len(self.pipeline) > 1 else None
 
     @property
     def classes(self) -> list[Any]:
         """The labels it predicts, in the order of its probabilities."""
-        labels: list[Any] = self.pipeline[-1].classes_.tolist()
+        labels: list[Any] = self.classifier.classes_.tolist()
         return labels
 
+    @property
+    def columns(self) -> list[str]:
+        """The names of the columns it reads."""
+        return [item.name for item in self.ingredients]
 
-def save(path: Path, pipeline: Pipeline, **facts: Any) -> None:
+
+def versions() -> dict[str, str]:
+    """What decides the result, besides the data and the options."""
+    from scipy import __version__ as scipy_version
+
+    return {
+        "softgrad": __version__, "python": platform.python_version(), "numpy": np.__version__, "scipy": scipy_version,
+        "scikit-learn": sklearn_version,
+    }  # fmt: skip
+
+
+def classifier_of(fitted: Fitted, classes: Any, dtype: Any, parameters: dict[str, Any]) -> SoftmaxRegression:
+    """A fit as the estimator that scikit-learn's users know."""
+    classifier = SoftmaxRegression(C=fitted.C, **parameters)
+    classifier.classes_ = classes
+    classifier.coef_, classifier.intercept_ = fitted.coef.astype(dtype), fitted.intercept.astype(dtype)
+    classifier.n_features_in_ = fitted.coef.shape[1]
+    classifier._columns = None
+    classifier.n_iter_ = np.array([fitted.n_iter], dtype=np.int32)
+    classifier.n_passes_ = float(fitted.n_passes)
+    classifier.objective_, classifier.gap_ = float(fitted.objective), float(fitted.gap)
+    classifier.history_ = history_of(fitted)
+    return classifier
+
+
+def history_of(fitted: Fitted) -> Any:
+    """The iterations as the estimator keeps them."""
+    kinds = [
+        ("iteration", np.int64),
+        *((name, np.float64) for name in ("objective", "gap", "passes", "seconds", "step")),
+    ]
+    return np.array([tuple(row) for row in fitted.history], dtype=kinds)
+
+
+def save(path: Path, pipeline: Pipeline, ingredients: list[Ingredient], **facts: Any) -> None:
     """Write a model file, whole or not at all."""
     description = {
         "format": FORMAT,
         "softgrad": __version__,
-        "versions": {"scikit-learn": sklearn_version, "numpy": np.__version__, "python": platform.python_version()},
+        "versions": versions(),
         "classes": pipeline[-1].classes_.tolist(),
+        "columns": [item.described() for item in ingredients],
         **facts,
     }
     archive = io.BytesIO(skops.io.dumps(pipeline, compression=zipfile.ZIP_DEFLATED))
@@ -77,14 +139,15 @@ def load(path: Path) -> Model:
     except OSError as error:
         raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
     description = _description(path, content)
-    return Model(_pipeline(path, content, description), description)
+    pipeline = _pipeline(path, content)
+    return Model(pipeline, _ingredients(path, pipeline, description), description, content)
 
 
 def _description(path: Path, content: bytes) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as members:
             description = json.loads(members.read(_MEMBER))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
         raise UserError(f"{shown(path)}: is not a model written by softgrad fit") from error
     if not isinstance(description, dict) or not isinstance(description.get("format"), int):
         raise UserError(f"{shown(path)}: is not a model written by softgrad fit: its description has no format number")
@@ -97,7 +160,7 @@ def _description(path: Path, content: bytes) -> dict[str, Any]:
     return description
 
 
-def _pipeline(path: Path, content: bytes, description: dict[str, Any]) -> Pipeline:
+def _pipeline(path: Path, content: bytes) -> Pipeline:
     try:
         unknown = set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED)
         if unknown:
@@ -108,9 +171,31 @@ def _pipeline(path: Path, content: bytes, description: dict[str, Any]) -> Pipeli
         raise
     except Exception as error:  # whatever a damaged or hostile file makes skops stumble over
         raise UserError(f"{shown(path)}: is a damaged model file ({type(error).__name__}: {error})") from error
-    features = description.get("features")
     if not isinstance(pipeline, Pipeline) or not isinstance(pipeline[-1], SoftmaxRegression):
         raise UserError(f"{shown(path)}: does not hold a softgrad model but a {type(pipeline).__name__}")
-    if not isinstance(features, list) or len(features) != getattr(pipeline[-1], "n_features_in_", None):
-        raise UserError(f"{shown(path)}: is a damaged model file: its feature names do not fit its coefficients")
     return pipeline
+
+
+def _ingredients(path: Path, pipeline: Pipeline, description: dict[str, Any]) -> list[Ingredient]:
+    """The columns, if they are those of the pipeline."""
+    damaged = f"{shown(path)}: is a damaged model file: its columns do not fit its coefficients"
+    classifier, described = pipeline[-1], description.get("columns")
+    width = getattr(classifier, "n_features_in_", None)
+    if not hasattr(classifier, "coef_") or classifier.coef_.shape[1:] != (width,):
+        raise UserError(damaged)
+    if len(pipeline) == 1 and described == []:
+        return []
+    try:
+        found = ingredients_of(described)
+        parts = [part for item in found for part in item.parts]
+        fits = (
+            len(pipeline) == 2
+            and isinstance(pipeline[0], ColumnTransformer)
+            and sorted(pipeline[0].feature_names_in_) == sorted(parts)
+            and len(pipeline[0].get_feature_names_out()) == width
+        )
+    except (ValueError, AttributeError) as error:
+        raise UserError(damaged) from error
+    if not fits:
+        raise UserError(damaged)
+    return found

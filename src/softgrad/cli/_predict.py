@@ -2,22 +2,74 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from softgrad.cli import _cells, _model, _table
-from softgrad.cli._data import BUILT_IN
+from softgrad.cli import _model
+from softgrad.cli._apply import Applied, rows_of
 from softgrad.cli._messages import UserError, plain_warnings, shown
-from softgrad.cli._output import check_output, replacing
+from softgrad.cli._progress import Stages
+from softgrad.cli._sources import opened
+from softgrad.cli._writing import check_table, writing
+from softgrad.loss import softmax
+
+__all__ = ["predict"]
 
 
-def _refuse_overflow(table: _table.Table, values: NDArray[np.float64]) -> None:
-    unsound = np.flatnonzero(~np.isfinite(values.reshape(table.n_rows, -1)).all(axis=1))
-    if unsound.size:
-        raise UserError(f"{table.where(int(unsound[0]))}: its features are too large for this model: they overflow")
+def predict(
+    model_path: Path,
+    data: str,
+    output: Path,
+    *,
+    ids: list[str],
+    top_k: int | None,
+    probabilities: bool,
+    delimiter: str | None,
+    data_format: str | None,
+) -> None:
+    """Run the command."""
+    if top_k is not None and top_k < 1:
+        raise UserError(f"--top-k must be at least 1, not {top_k}")
+    check_table(output, [Path(data)])
+    model = _model.load(model_path)
+    with opened(data, delimiter=delimiter, data_format=data_format) as source, Stages() as stages, plain_warnings():
+        check_table(output, source.paths)
+        rows = rows_of(model, source)
+        if ids:
+            if not model.ingredients:
+                raise UserError(f"--id {ids[0]}: svmlight has no columns with names")
+            rows.require(ids, "--id: ")
+        applied = Applied(model, rows, ids)
+        classes, written = np.asarray(model.classes), 0
+        with writing(output) as writer:
+            for batch, logits in applied.batches(
+                lambda done: stages.tick("predict", done, getattr(rows, "n_rows", None))
+            ):
+                columns: dict[str, Any] = {name: batch.columns[name] for name in ids}
+                writer.write(columns | _columns(logits, classes, top_k, probabilities))
+                written += batch.n_rows
+        applied.warn()
+    print(f"{written} predictions written to {shown(output)}", file=sys.stderr if str(output) == "-" else sys.stdout)
+
+
+def _columns(logits: Any, classes: Any, top_k: int | None, probabilities: bool) -> dict[str, Any]:
+    p = softmax(logits)
+    if top_k is None:
+        columns = {"prediction": classes[logits.argmax(axis=1)]}
+        if probabilities:
+            columns |= {f"probability_{_text(label)}": p[:, k] for k, label in enumerate(classes.tolist())}
+        return columns
+    columns = {}
+    order = np.argsort(-logits, axis=1, kind="stable")[:, : min(top_k, len(classes))]
+    for rank in range(order.shape[1]):
+        ending = "" if rank == 0 else f"_{rank + 1}"
+        columns[f"prediction{ending}"] = classes[order[:, rank]]
+        if probabilities:
+            columns[f"probability{ending}"] = p[np.arange(len(p)), order[:, rank]]
+    return columns
 
 
 def _text(label: Any) -> str:
@@ -25,29 +77,3 @@ def _text(label: Any) -> str:
     if isinstance(label, bool):
         return str(label).lower()
     return str(int(label)) if isinstance(label, float) else str(label)
-
-
-def predict(model_path: Path, data: Path, output: Path) -> None:
-    """Run the command."""
-    check_output(output, _table.EXTENSIONS, "-o")
-    if str(data) in BUILT_IN:
-        raise UserError(f"{data}: write the built-in data as a table first: softgrad data {data} -o {data}.csv")
-    if output.exists() and data.exists() and output.samefile(data):
-        raise UserError(f"-o {shown(output)}: is the data itself; predictions would replace it")
-    model = _model.load(model_path)
-    table = _table.read_table(data, model.feature_names)
-    features = _cells.feature_matrix(table, model.feature_names)
-    classifier = model.pipeline[-1]
-    with np.errstate(over="ignore", invalid="ignore"), plain_warnings():
-        for step in model.pipeline[:-1]:
-            features = step.transform(features)
-        _refuse_overflow(table, features)
-        _refuse_overflow(table, classifier.decision_function(features))
-        predicted = classifier.predict(features)
-        probabilities = classifier.predict_proba(features)
-    columns: dict[str, Any] = {"prediction": predicted}
-    for position, label in enumerate(model.classes):
-        columns[f"probability_{_text(label)}"] = probabilities[:, position]
-    with replacing(output) as file:
-        _table.write_table(file, output, columns)
-    print(f"{len(predicted)} predictions written to {shown(output)}")

@@ -71,12 +71,15 @@ class FitInterrupted(KeyboardInterrupt):
     Attributes
     ----------
     result : FitResult
-        The model so far, to be used or to go on from.
+        The model so far, to be used or to go on from; of a path, of the fit that was running.
+    validation : CrossValidation or None
+        Of :func:`cross_validate_path`: the values of C that were done with all their folds, if there are any.
     """
 
-    def __init__(self, result: FitResult) -> None:
+    def __init__(self, result: FitResult, validation: Any = None) -> None:
         super().__init__("the fit was interrupted")
         self.result = result
+        self.validation = validation
 
 
 def fit(

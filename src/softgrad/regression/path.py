@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from softgrad._threads import single_threaded_blas
 from softgrad.regression._inputs import Inputs, checked
 from softgrad.regression._state import Progress
-from softgrad.regression.fit import FitResult, check_options, solve
+from softgrad.regression.fit import FitInterrupted, FitResult, check_options, solve
 from softgrad.regression.sources import RowBlocks
 
 Float = NDArray[np.float64]
@@ -253,6 +253,7 @@ def cross_validate_path(
     n_threads: int | None = None,
     callback: Callable[[Progress], Any] | None = None,
     early_stop: int | None = None,
+    whole_path: bool = True,
 ) -> CrossValidation:
     """The path of all rows, and of every fold, which follows it.
 
@@ -274,6 +275,8 @@ def cross_validate_path(
         As in :func:`fit`, for every fit.
     early_stop : int, optional
         End after so many values of C, from the smallest on, without a better mean score.
+    whole_path : bool
+        Whether all rows are fitted at the other values of C, too, when the scores have ended early.
 
     Returns
     -------
@@ -283,6 +286,8 @@ def cross_validate_path(
     ------
     ValueError
         As :func:`fit`.
+    FitInterrupted
+        On Ctrl-C, with the fit that was running, and in ``validation`` the values of C that were done.
     """
     values, y = _grid(Cs), np.asarray(targets)
     _check_folds(folds, len(y))
@@ -308,23 +313,33 @@ def cross_validate_path(
     coefs, intercepts = np.zeros((*shape, free, *features)), np.zeros((*shape, free))
     scores, passes, results = np.full(shape, np.nan), 0.0, []
     best, since, ended = -np.inf, 0, False
-    with single_threaded_blas():
-        for i, result in enumerate(_along(inputs, values, options, None)):
-            results.append(result)
-            passes += result.n_passes
-            if ended:
-                continue
-            for f, fold in enumerate(runs):
-                fold.follow(result, inputs)
-                coef, intercept, spent = next(fits[f])
-                passes += spent
-                coefs[f, i], intercepts[f, i] = coef, intercept
-                scores[f, i] = score(fold.logits(coef, intercept), fold.test)
-            mean = float(scores[:, i].mean())
-            best, since = (mean, 0) if mean > best else (best, since + 1)
-            ended = early_stop is not None and since >= early_stop
-    total = _collect(values, results)
-    return CrossValidation(total, scores, coefs, intercepts, passes)
+
+    def so_far(done: int) -> CrossValidation:
+        path = _collect(values[:done], results[:done])
+        return CrossValidation(path, scores[:, :done], coefs[:, :done], intercepts[:, :done], passes)
+
+    done = 0  # values of C with all their folds
+    try:
+        with single_threaded_blas():
+            for i, result in enumerate(_along(inputs, values, options, None)):
+                results.append(result)
+                passes += result.n_passes
+                if not ended:
+                    for f, fold in enumerate(runs):
+                        fold.follow(result, inputs)
+                        coef, intercept, spent = next(fits[f])
+                        passes += spent
+                        coefs[f, i], intercepts[f, i] = coef, intercept
+                        scores[f, i] = score(fold.logits(coef, intercept), fold.test)
+                    mean = float(scores[:, i].mean())
+                    best, since = (mean, 0) if mean > best else (best, since + 1)
+                    ended = early_stop is not None and since >= early_stop
+                done = i + 1
+                if ended and not whole_path:
+                    break
+    except FitInterrupted as interruption:
+        raise FitInterrupted(interruption.result, so_far(done) if done else None) from interruption
+    return so_far(done)
 
 
 def _check_folds(folds: Sequence[tuple[NDArray[np.intp], NDArray[np.intp]]], n: int) -> None:
