@@ -59,14 +59,14 @@ def evaluation(name: str, y: NDArray[Any], probabilities: NDArray[Any], classes:
     losses = -np.log(np.maximum(probabilities[np.arange(len(y)), y], 1e-300))
     rng = np.random.default_rng(0)
     means = losses[rng.integers(0, len(y), (500, len(y)))].mean(axis=1)
-    wrong = [(matrix[i, j], i, j) for i in k for j in k if i != j and matrix[i, j]]
+    wrong = sorted((-matrix[i, j], i, j) for i in k for j in k if i != j and matrix[i, j])
     return Evaluation(
         name=name, rows=len(y), accuracy=float((predicted == y).mean()), balanced_accuracy=float(np.nanmean(recall)),
         macro_f1=float(np.nanmean(f1)), log_loss=float(losses.mean()),
         log_loss_interval=(float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))),
         reliability=reliability(probabilities, predicted == y), confusion=matrix, precision=precision, recall=recall,
         f1=f1, support=support.astype(float),
-        confused=[Confusion(classes[i], classes[j], rows) for rows, i, j in sorted(wrong, key=lambda w: (-w[0], w[1:]))],
+        confused=[Confusion(classes[i], classes[j], -rows) for rows, i, j in wrong],
     )  # fmt: skip
 
 
@@ -77,12 +77,14 @@ def training(
 ) -> Training:  # fmt: skip
     """Fit, and tell all about it; y holds places in classes."""
     rows = np.arange(len(y))
-    fitted, kept = train_test_split(rows, test_size=test_size, random_state=0, stratify=y) if test_size else (rows, rows[:0])
+    fitted, kept = (
+        train_test_split(rows, test_size=test_size, random_state=0, stratify=y) if test_size else (rows, rows[:0])
+    )
     scaler = StandardScaler(with_mean=scale, with_std=scale).fit(X[fitted])
     A, B = scaler.transform(X[fitted]), scaler.transform(X[kept]) if len(kept) else X[kept]
     path = None
     if choose:
-        search = SoftmaxRegressionCV(Cs=np.logspace(-4, 2, 10), cv=4, scoring="neg_log_loss").fit(A, y[fitted])
+        search = SoftmaxRegressionCV(Cs=np.logspace(-4, 2, 7), cv=3, scoring="neg_log_loss").fit(A, y[fitted])
         norms = np.sqrt((search.path_coefs_**2).sum(axis=(1, 2)))
         path = Path(search.Cs_, search.scores_, float(search.C_), search.path_gaps_, norms)
         options["C"] = float(search.C_)
@@ -171,7 +173,7 @@ def mixed() -> Training:
         X, bunch.target, ["malignant", "benign"], source="clinic.parquet", target="diagnosis",
         feature_names=[str(n) for n in names], origins=[*map(str, names[:8]), *["region"] * 4, "date of visit"],
         columns=columns, C=0.1,
-        cells=lambda row: {str(n): f"{X[row, f]:.4g}" for f, n in enumerate(names[:8])} | {"region": levels[where[row]]},
+        cells=lambda row: {"region": levels[where[row]]} | {names[f]: f"{X[row, f]:.4g}" for f in range(8)},
     )  # fmt: skip
 
 
@@ -186,7 +188,7 @@ def text() -> Training:
         parts = [part for part in parts if len(re.findall(r"[a-zA-Z]{3,}", part)) >= 2]
         sentences += parts
         labels += [k] * len(parts)
-    vectorizer = TfidfVectorizer(min_df=1, max_features=600, token_pattern=r"[a-z]{3,}", stop_words="english")
+    vectorizer = TfidfVectorizer(min_df=1, max_features=400, token_pattern=r"[a-z]{3,}", stop_words="english")
     X = vectorizer.fit_transform(sentences).toarray()
     tokens = [str(token) for token in vectorizer.get_feature_names_out()]
     return training(

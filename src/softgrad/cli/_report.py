@@ -21,7 +21,15 @@ from softgrad.cli._results import Training
 
 __all__ = ["render", "write"]
 
-_CUTS = {"classes": 400, "pairs": 12, "all_pairs": 200, "columns": 300, "open_columns": 24, "mistakes": 50, "open_mistakes": 6}
+_CUTS = {
+    "classes": 400,
+    "pairs": 12,
+    "all_pairs": 200,
+    "columns": 300,
+    "open_columns": 24,
+    "mistakes": 50,
+    "open_mistakes": 6,
+}
 
 
 def write(training: Training, path: pathlib.Path) -> None:
@@ -75,7 +83,7 @@ def _view(training: Training) -> dict[str, Any]:
     from softgrad.cli import _report_facts as facts
     from softgrad.cli import _report_pictures as pictures
     from softgrad.cli._report_confusion import confusion_matrix
-    from softgrad.cli._report_weights import largest_of, weights, OPEN_CARDS
+    from softgrad.cli._report_weights import OPEN_CARDS, largest_of, weights
 
     last = training.evaluations[-1] if training.evaluations else None
     return {
@@ -85,8 +93,12 @@ def _view(training: Training) -> dict[str, Any]:
         "figures": facts.figures(training),
         "warnings": facts.warnings(training),
         "matrix": confusion_matrix(last, training.classes) if last is not None else None,
-        "reliability": pictures.reliability_diagram(last.reliability, training.uncalibrated) if last is not None else "",
-        "curve": pictures.learning_curve(training.history, facts.option(training, "tol")) if len(training.history) else "",
+        "reliability": pictures.reliability_diagram(last.reliability, training.uncalibrated)
+        if last is not None
+        else "",
+        "curve": pictures.learning_curve(training.history, facts.option(training, "tol"))
+        if len(training.history)
+        else "",
         "path": pictures.path_curve(training.path) if training.path is not None else "",
         "path_table": _path_table(training),
         "weights": weights(training),
@@ -112,7 +124,10 @@ def _path_table(training: Training) -> list[tuple[float, ...]]:
     from softgrad.cli._report_pictures import fold_means
 
     mean, spread = fold_means(training.path)
-    return [tuple(map(float, row)) for row in zip(training.path.Cs, mean, spread, training.path.norms, training.path.gaps, strict=True)]
+    return [
+        tuple(map(float, row))
+        for row in zip(training.path.Cs, mean, spread, training.path.norms, training.path.gaps, strict=True)
+    ]
 
 
 def _part(name: str) -> str:

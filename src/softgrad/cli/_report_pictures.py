@@ -27,11 +27,13 @@ _INK, _SOFT, _LINE, _BLUE, _ORANGE = (COLOURS[k] for k in ("ink", "soft", "line"
 # Seen on white and on black: an image is the same in both, its strength is its opacity.
 _BLUE_RGB, _ORANGE_RGB = (0x2F / 255, 0x7E / 255, 0xCB / 255), (0xD9 / 255, 0x73 / 255, 0x0D / 255)
 
+_WIDTH = 350  # small, so that its letters can be read on a phone
+
 
 def _panels(height: float, rows: int = 1, ratios: tuple[float, ...] = (1,)) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(420 / 72, height / 72))
+    figure = Figure(figsize=(_WIDTH / 72, height / 72))
     grid = figure.subplots(rows, 1, sharex=True, squeeze=False, height_ratios=ratios)
-    figure.subplots_adjust(left=0.165, right=0.965, top=1 - 30 / height, bottom=46 / height, hspace=0.16)
+    figure.subplots_adjust(left=0.18, right=0.965, top=1 - 26 / height, bottom=42 / height, hspace=0.16)
     for ax in grid[:, 0]:
         ax.grid(axis="y")
         ax.set_axisbelow(True)
@@ -43,7 +45,7 @@ def _log(axis: Any) -> None:
     low, high = sorted(axis.get_view_interval())
     few = high / max(low, 1e-300) < 30
     steps = (1, 2, 3, 5, 7) if high / max(low, 1e-300) < 5 else (1, 2, 5)
-    axis.set_major_locator(LogLocator(subs=steps if few else (1,), numticks=6))
+    axis.set_major_locator(LogLocator(subs=steps if few else (1,), numticks=5))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(_power)
 
@@ -52,7 +54,7 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def _power(value: float, _: Any = None) -> str:
-    if 0.001 <= value < 100_000:
+    if 0.01 <= value < 100_000:
         return f"{value:.4g}"
     exponent = int(np.floor(np.log10(value) + 1e-9))
     lead = value / 10.0**exponent
@@ -63,7 +65,7 @@ def learning_curve(history: NDArray[Any], tol: float | None) -> Markup:
     """Objective and certified gap of each iteration, both on logarithmic scales; seconds along the top."""
     steps, objective, gap = (np.asarray(history[k], dtype=np.float64) for k in ("iteration", "objective", "gap"))
     with drawing():
-        figure, (top, bottom) = _panels(330, 2, (1, 1.2))
+        figure, (top, bottom) = _panels(290, 2, (1, 1.2))
         good = np.isfinite(objective) & (objective > 0)
         top.plot(steps[good], objective[good], color=_BLUE, marker="o" if len(steps) < 40 else None)
         top.set_yscale("log")
@@ -78,7 +80,9 @@ def learning_curve(history: NDArray[Any], tol: float | None) -> Markup:
             _seconds(top, steps, np.asarray(history["seconds"], dtype=np.float64))
         last = f"objective {number(objective[-1], 6)} and certified gap {number(gap[-1], 2)}"
         return inline(
-            figure, "curve", f"Objective and certified gap against the iteration: after {len(steps)} iterations, {last}."
+            figure,
+            "curve",
+            f"Objective and certified gap against the iteration: after {len(steps)} iterations, {last}.",
         )
 
 
@@ -119,12 +123,14 @@ def path_curve(path: Path) -> Markup:
     Cs, losses, norms = (np.asarray(a, dtype=np.float64) for a in (path.Cs, -path.scores, path.norms))
     mean, spread = fold_means(path)
     with drawing():
-        figure, (top, bottom) = _panels(330, 2, (1.5, 1))
+        figure, (top, bottom) = _panels(290, 2, (1.5, 1))
         for row in losses:
             there = np.isfinite(row) & np.isfinite(Cs)
             top.plot(Cs[there], row[there], color=_SOFT, linewidth=0.7, alpha=0.6)
         there = np.isfinite(mean) & np.isfinite(Cs)
-        top.fill_between(Cs[there], (mean - spread)[there], (mean + spread)[there], color=_BLUE, alpha=0.18, linewidth=0)
+        top.fill_between(
+            Cs[there], (mean - spread)[there], (mean + spread)[there], color=_BLUE, alpha=0.18, linewidth=0
+        )
         top.plot(Cs[there], mean[there], color=_BLUE, marker="o")
         bottom.plot(Cs[np.isfinite(Cs)], norms[np.isfinite(Cs)], color=_ORANGE, marker="o")
         if np.isfinite(path.chosen):
@@ -140,9 +146,7 @@ def path_curve(path: Path) -> Markup:
         for ax in (top, bottom):
             ax.yaxis.set_major_locator(MaxNLocator(5))
         best = f"the chosen C is {number(path.chosen, 4)}"
-        return inline(
-            figure, "path", f"Held-out log-loss and norm of the weights for {len(Cs)} values of C: {best}."
-        )
+        return inline(figure, "path", f"Held-out log-loss and norm of the weights for {len(Cs)} values of C: {best}.")
 
 
 def fold_means(path: Path) -> tuple[Float, Float]:
@@ -154,27 +158,35 @@ def fold_means(path: Path) -> tuple[Float, Float]:
 def reliability_diagram(after: Reliability, before: Reliability | None) -> Markup:
     """Accuracy against confidence, before and after calibration, over the histogram of the confidence."""
     with drawing():
-        figure, (top, bottom) = _panels(330, 2, (2.6, 1))
+        figure, (top, bottom) = _panels(290, 2, (2.6, 1))
         top.plot([0, 1], [0, 1], color=_SOFT, linestyle=(0, (4, 3)), linewidth=1.2)
-        if before is not None:
-            top.plot(before.confidence, before.accuracy, color=_ORANGE, marker="o", markerfacecolor="none",
-                     linewidth=1.3, label=f"before calibration ({percent(before.error)})")  # fmt: skip
-        name = "after calibration" if before is not None else "calibration error"
-        top.plot(after.confidence, after.accuracy, color=_BLUE, marker="o", label=f"{name} ({percent(after.error)})")
-        top.legend(loc="upper left", labelcolor=_INK, borderaxespad=0, handlelength=1.6, fontsize=11)
+        for shown, colour, name in ((before, _ORANGE, "before"), (after, _BLUE, "after" if before else "error")):
+            if shown is not None:
+                top.plot(shown.confidence, shown.accuracy, color=colour, linewidth=1.0, alpha=0.6)
+                sizes = 8 + 130 * shown.weight / max(shown.weight.max(initial=0), 1e-300)  # few rows, a small dot
+                top.scatter(shown.confidence, shown.accuracy, sizes, color=colour, alpha=0.85, linewidth=0)
+                place = (0.0, 1.03) if shown is before or before is None else (0.5, 1.03)
+                top.annotate(f"{name}: {percent(shown.error)}", place, xycoords="axes fraction", color=colour)
         top.set_ylabel("accuracy")
-        top.set_ylim(-0.02, 1.02)
-        total = max(after.weight.sum(), 1e-300)
+        top.set_ylim(-0.03, 1.06)
+        lowest = min([*after.confidence, *(before.confidence if before is not None else [])], default=0.0)
+        left = max(np.floor(10 * lowest - 0.2) / 10, 0.0)
+        bottom.set_xlim(left, 1.03)
         for shown, colour, offset, of in ((before, _ORANGE, -0.008, 0.45), (after, _BLUE, 0.0, 0.75)):
             if shown is not None:
                 part = shown.weight / max(shown.weight.sum(), 1e-300)
-                bottom.bar(shown.confidence + offset, part, width=0.018, color=colour, alpha=of, linewidth=0)
+                bottom.bar(
+                    shown.confidence + offset,
+                    part,
+                    width=0.014 * (1.02 - left) / 0.6,
+                    color=colour,
+                    alpha=of,
+                    linewidth=0,
+                )
         bottom.set_ylabel("rows")
         bottom.yaxis.set_major_locator(MaxNLocator(2))
         bottom.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         bottom.set_xlabel("confidence")
-        lowest = min([*after.confidence, *(before.confidence if before is not None else [])], default=0.0)
-        bottom.set_xlim(np.floor(10 * lowest - 0.2) / 10 if total else 0, 1.02)
         said = f"expected calibration error {percent(after.error)}"
         if before is not None:
             said += f", {percent(before.error)} before calibration"
@@ -188,22 +200,20 @@ def confusion_image(shares: Float, labels: list[str], label: str) -> Markup:
     pixels[..., :3] = _ORANGE_RGB
     pixels[np.arange(n), np.arange(n), :3] = _BLUE_RGB
     pixels[..., 3] = np.sqrt(np.clip(shares, 0, 1))
-    size = min(max(7.2 * n, 420), 860)
+    size = min(max(9 * n, 420), 860)
     margin = 12 + 5.2 * min(max(map(len, labels)), 16)
     with drawing():
-        figure = Figure(figsize=((size + margin + 8) / 72,) * 2)
-        ax = figure.add_axes((margin / (size + margin + 8), 8 / (size + margin + 8), *(size / (size + margin + 8),) * 2))
+        whole = size + margin + 6
+        figure = Figure(figsize=(whole / 72, whole / 72))
+        ax = figure.add_axes((margin / whole, 4 / whole, size / whole, size / whole))
         ax.imshow(pixels, interpolation="none")
-        each = int(np.ceil(n * 8.5 / size))  # as many labels as can be told apart
+        each = int(np.ceil(n * 8.6 / size))  # as many labels as can be told apart
         places = np.arange(0, n, each)
         names = [labels[k] for k in places]
         ax.set_xticks(places, names, rotation=90)
         ax.set_yticks(places, names)
-        ax.tick_params(labelsize=min(10.0, 0.86 * each * size / n), length=2, pad=2)
+        ax.tick_params(labelsize=min(9.5, 0.86 * each * size / n), length=2, pad=2)
         ax.xaxis.tick_top()
-        figure.subplots_adjust()
-        ax.set_anchor("SE")
-        ax.set_position((margin / (size + margin + 8), 4 / (size + margin + 8), *(size / (size + margin + 8),) * 2))
         ax.spines[:].set_visible(True)
         with warnings.catch_warnings():  # a letter that matplotlib's font lacks: the browser's has it
             warnings.filterwarnings("ignore", "Glyph", UserWarning)
@@ -216,5 +226,5 @@ def weight_image(weights: Float, largest: float) -> str:
     pixels[..., :3] = np.where((weights > 0)[..., None], _ORANGE_RGB, _BLUE_RGB)
     pixels[..., 3] = np.abs(weights) / largest if largest > 0 else 0.0
     file = io.BytesIO()
-    image.imsave(file, pixels, format="png", metadata={"Software": None})
+    image.imsave(file, pixels, format="png", metadata={"Software": "softgrad"})
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

@@ -24,7 +24,7 @@ _SETTINGS: dict[str, Any] = {
     "svg.hashsalt": "softgrad",  # the same figure, the same bytes
     "svg.image_inline": True,
     "font.family": "DejaVu Sans",
-    "font.size": 11.5,
+    "font.size": 11.0,
     "axes.edgecolor": COLOURS["line"],
     "axes.labelcolor": COLOURS["soft"],
     "axes.linewidth": 1.0,
@@ -44,14 +44,14 @@ _SETTINGS: dict[str, Any] = {
     "text.parse_math": False,  # a label of $x$ is that label
     "legend.frameon": False,
     "lines.linewidth": 2.0,
-    "lines.markersize": 5.0,
+    "lines.markersize": 4.5,
     "path.simplify": True,
 }
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """matplotlib as the report needs it, whatever the user's own settings are; they are back afterwards."""
+    """Draw as the report needs it, whatever the user has set for matplotlib; that is back afterwards."""
     with style.context(["default", _SETTINGS]):
         yield
 
@@ -88,7 +88,9 @@ def inline(figure: Figure, name: str, label: str) -> Markup:
         body = body.replace(stand_in, f"var(--{variable})")
     body = re.sub(r"\s*\n\s*", "\n", body)
     return Markup('<svg class="picture" viewBox="{}" role="img" aria-label="{}">{}</svg>').format(
-        box[1], label, Markup(body)  # noqa: S704 - matplotlib has escaped the text in it
+        box[1],
+        label,
+        Markup(body),  # noqa: S704 - matplotlib has escaped the text in it
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from typing import Any
 
 __all__ = ["cut", "exact", "number", "percent", "rows", "text", "times"]
@@ -11,25 +12,32 @@ _MOST = 4000  # characters of one string that are shown at all
 
 
 def text(value: Any) -> str:
-    """Any value as text: what HTML cannot hold (control characters, half surrogates) as a sign that it can."""
-    found = str(value).encode("utf-8", "backslashreplace").decode()
-    found = "".join(_sign(c) for c in found[: _MOST + 1])
+    r"""Any value as text: what would not show, or would turn the text around it, as an escape like ``\x1b``.
+
+    These are control characters, the marks that force a direction (one left open would reach beyond its element) and
+    halves of surrogate pairs, which UTF-8 cannot hold.
+    """
+    found = "".join(map(_plain, str(value)[: _MOST + 1]))
     return found if len(found) <= _MOST else found[:_MOST] + "…"
 
 
 def cut(value: Any, most: int = 60) -> str:
     """A value as one line of at most so many characters; an empty or blank one in quotation marks."""
     line = " ".join(text(value).replace("\n", " ⏎ ").replace("\t", " ").split(" ")).strip()
-    if not line:
-        return f"“{text(value)}”"
+    if not any(c.isprintable() and not c.isspace() for c in line):
+        hidden = text(value)[:most]
+        return f"“{''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in hidden)}”"
     return line if len(line) <= most else line[: most - 1].rstrip() + "…"
 
 
-def _sign(c: str) -> str:
-    code = ord(c)
-    if code < 32 and c not in "\n\t":
-        return chr(0x2400 + code)
-    return "␡" if 127 <= code < 160 else c
+def _plain(c: str) -> str:
+    if c in "\n\t":
+        return c
+    hidden = unicodedata.category(c) in ("Cc", "Cs") or unicodedata.bidirectional(c) in _DIRECTIONS
+    return c.encode("unicode_escape", "backslashreplace").decode() if hidden else c
+
+
+_DIRECTIONS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
 
 
 def number(value: float, digits: int = 4) -> str:

@@ -126,7 +126,7 @@ def grid(training: Training) -> NDArray[np.intp] | None:
             places[at[:, 0], at[:, 1]] = np.arange(len(names))
             if (places >= 0).all():
                 return places
-    side = int(round(len(names) ** 0.5))
+    side = round(len(names) ** 0.5)
     roles = {column.name: column.role for column in training.columns}
     if side * side == len(names) and len(set(training.origins)) == 1 and roles.get(training.origins[0]) == "list":
         places = np.arange(len(names), dtype=np.intp).reshape(side, side)
@@ -142,23 +142,24 @@ def _alike(coef: Float, places: NDArray[np.intp]) -> bool:
     above, below = coef[:, places[:-1]].reshape(len(coef), -1), coef[:, places[1:]].reshape(len(coef), -1)
     sizes = np.linalg.norm(above, axis=0) @ np.linalg.norm(below, axis=0)
     agreement = float((above * below).sum() / max(float(sizes), 1e-300))
-    return agreement > 3 / np.sqrt(above.shape[1] * max(len(coef) - 1, 1))
+    return bool(agreement > 3 / np.sqrt(above.shape[1] * max(len(coef) - 1, 1)))
 
 
-def _card(
-    training: Training, coef: Float, k: int, places: NDArray[np.intp] | None, largest: float
-) -> Card:
+def _card(training: Training, coef: Float, k: int, places: NDArray[np.intp] | None, largest: float) -> Card:
     row = coef[k]
     order = np.argsort(-np.abs(row), kind="stable")
     several = len(set(training.origins)) > 1
 
+    def origin(f: int) -> str:
+        said = several and training.origins[f] != training.feature_names[f]
+        return cut(training.origins[f], 30) if said else ""
+
     def features(wanted: NDArray[np.intp]) -> list[Feature]:
         size = max(largest, 1e-300)
         return [
-            Feature(cut(training.feature_names[f], 60), cut(training.origins[f], 30) if several else "",
-                    float(row[f]), 100 * abs(float(row[f])) / size)
+            Feature(cut(training.feature_names[f], 40), origin(f), float(row[f]), 100 * abs(float(row[f])) / size)
             for f in wanted[:STRONGEST]
-        ]  # fmt: skip
+        ]
 
     return Card(
         label=cut(training.classes[k], 60),
