@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pytest
 from report_cases import CASES, HOSTILE, digits, hostile, letters, many, mixed, text, wine
@@ -26,7 +26,8 @@ from softgrad.cli._report_facts import figures, warnings
 from softgrad.cli._report_text import cut
 from softgrad.cli._report_text import text as plain
 from softgrad.cli._report_weights import grid
-from softgrad.cli._results import Column, Path as Regularisation, Training
+from softgrad.cli._results import Column, Training
+from softgrad.cli._results import Path as Regularisation
 
 NAMES = list(CASES)
 
@@ -34,6 +35,17 @@ NAMES = list(CASES)
 @cache
 def page(name: str) -> str:
     return render(CASES[name]())
+
+
+@pytest.fixture
+def picture(artefacts: Path) -> Callable[..., None]:
+    """Takes a screenshot of the whole page, where somebody is to look at it: of so long a one it takes a second."""
+
+    def take(tab: Any, name: str) -> None:
+        if "SOFTGRAD_ARTEFACTS" in os.environ:
+            tab.screenshot(path=artefacts / name, full_page=True)
+
+    return take
 
 
 def values(tab: Any, selector: str) -> list[float]:
@@ -64,7 +76,15 @@ def test_every_number_is_the_trainings(opened: Any) -> None:
     for k, e in enumerate(t.evaluations):
         same(
             values(tab, f"#evaluations tbody td:nth-child({k + 2})"),
-            [e.rows, e.accuracy, e.balanced_accuracy, e.macro_f1, e.log_loss, *e.log_loss_interval, e.calibration_error],
+            [
+                e.rows,
+                e.accuracy,
+                e.balanced_accuracy,
+                e.macro_f1,
+                e.log_loss,
+                *e.log_loss_interval,
+                e.calibration_error,
+            ],
         )
     same(values(tab, "#confusion tbody td"), last.confusion.ravel())
     same(values(tab, "#confused td:nth-child(3)"), [c.rows for c in last.confused[:12]])
@@ -100,53 +120,129 @@ def test_weights_as_a_table_and_the_columns(opened: Any) -> None:
         same(values(tab, f"#columns tbody td:nth-child({column + 3})"), [getattr(c, of) for c in t.columns])
 
 
-def test_what_is_shown_is_the_number_rounded(opened: Any) -> None:
-    """Every cell of every page: the text agrees with the exact value beside it to the digits that it shows."""
-    checked = 0
-    for name in NAMES:
-        tab = opened(page(name))
-        cells = tab.evaluate("[...document.querySelectorAll('[data-value]')].map((e) => [e.dataset.value, e.textContent])")
-        for exact, shown in cells:
-            value, said = float(exact), shown.strip().replace("−", "-").replace(",", "").replace("∞", "inf")
-            match = re.fullmatch(r"(-?[\d.]+(?:e-?\d+)?|inf|-inf)( %| ms| s)?", said)
-            if not match:  # an empty cell of the confusion matrix, no value, or the name of a class
-                assert said in ("", "–") and (math.isnan(value) or value == 0) or "e.row" or True
-                continue
-            scale = {" %": 100.0, " ms": 1000.0}.get(match[2] or "", 1.0)
-            number = float(match[1])
-            if math.isinf(value):
-                assert number == value
-                continue
-            mantissa = match[1].partition("e")[0].lstrip("-").replace(".", "").lstrip("0")
-            step = 10.0 ** -len(match[1].partition("e")[0].partition(".")[2])
-            step *= 10.0 ** int(match[1].partition("e")[2] or 0)
-            assert abs(number - value * scale) <= 0.5001 * step + 1e-12 * abs(number) or len(mantissa) >= 4, (name, exact, shown)
-            checked += 1
-    assert checked > 5000
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_shown_is_the_number_rounded(name: str) -> None:
+    """Every number of the page agrees with the exact one beside it, to the digits that it shows."""
+    cells = re.findall(r'<(?:td|dd|span)[^>]* data-value="([^"]+)"[^>]*>(?:<svg.*?</svg><span>)?([^<]*)<', page(name))
+    assert len(cells) > 150
+    for exact, shown in cells:
+        value, said = float(exact), shown.strip().replace("−", "-").replace(",", "").replace("∞", "inf")
+        if said in ("", "–"):
+            assert math.isnan(value) if said else value == 0  # no mistakes of the kind: an empty cell of the matrix
+            continue
+        match = re.fullmatch(r"(-?)(inf|(\d+)(?:\.(\d+))?(?:e([+-]\d+))?)( %| ms| s)?", said)
+        assert match, (exact, shown)
+        found = float(match[1] + match[2])
+        if math.isinf(value):
+            assert found == value
+            continue
+        scaled = value * {" %": 100.0, " ms": 1000.0}.get(match[6] or "", 1.0)
+        step = 10.0 ** (int(match[5] or 0) - len(match[4] or ""))
+        assert abs(found - scaled) <= 0.5 * step * (1 + 1e-9), (exact, shown)
 
 
 # --- the page --------------------------------------------------------------------------------------------------------
 
 
+_CONTRAST = """() => {
+  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const parsed = new Map();
+  const rgba = (colour) => {
+    if (!parsed.has(colour)) {
+      canvas.clearRect(0, 0, 1, 1);
+      canvas.fillStyle = colour;
+      canvas.fillRect(0, 0, 1, 1);
+      parsed.set(colour, [...canvas.getImageData(0, 0, 1, 1).data].map((v, k) => (k === 3 ? v / 255 : v)));
+    }
+    return parsed.get(colour);
+  };
+  const over = (top, ground) => [0, 1, 2].map((k) => top[3] * top[k] + (1 - top[3]) * ground[k]);
+  const grounds = new Map([[null, [255, 255, 255]]]);
+  const ground = (element) => {
+    if (!grounds.has(element)) {
+      grounds.set(element, over(rgba(getComputedStyle(element).backgroundColor), ground(element.parentElement)));
+    }
+    return grounds.get(element);
+  };
+  const light = (c) => {
+    const [r, g, b] = c.map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const worst = [];
+  for (const element of document.querySelectorAll("body *")) {
+    if (![...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || !element.checkVisibility()) continue;
+    const style = getComputedStyle(element);
+    const below = ground(element);
+    const above = over(rgba(element.closest("svg") ? style.fill : style.color), below);
+    const [a, b] = [light(above), light(below)].sort((x, y) => y - x);
+    worst.push([(a + 0.05) / (b + 0.05), element.tagName, element.className.baseVal ?? element.className, element.textContent.slice(0, 40)]);
+  }
+  return [worst.length, worst.sort((x, y) => x[0] - y[0]).slice(0, 3)];
+}"""
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_silent_alone_and_never_wider_than_the_window(opened: Any, artefacts: Path, name: str) -> None:
-    tab = opened(page(name), width=1280)
-    tab.screenshot(path=artefacts / f"report-{name}.png", full_page=True)
-    for width in (320, 700, 1600):
+def test_fit_for_everybody(opened: Any, picture: Callable[..., None], name: str) -> None:
+    """In one visit: silent, alone, never wider than the window, readable in light and dark, and by a screen reader."""
+    tab = opened(page(name), color_scheme="light")
+    picture(tab, f"report-{name}-light.png")
+    _alone(tab)
+    _headings_and_pictures(tab, {"digits": 10, "letters": 52}.get(name, 0))
+    grounds = []
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        seen, worst = tab.evaluate(_CONTRAST)
+        assert seen > 150
+        assert worst[0][0] >= 4.5, (scheme, worst)
+        grounds.append(tab.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert grounds[0] != grounds[1]
+    picture(tab, f"report-{name}-dark.png")
+    for width in (1600, 700, 320):
         tab.set_viewport_size({"width": width, "height": 800})
         assert tab.evaluate("document.documentElement.scrollWidth") <= width
-    tab.set_viewport_size({"width": 320, "height": 800})
+    picture(tab, f"report-{name}-320.png")
     tab.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
     assert tab.evaluate("document.documentElement.scrollWidth") <= 320
-    tab.screenshot(path=artefacts / f"report-{name}-320.png", full_page=True)
     # Wider things scroll in a frame that a keyboard can reach.
     assert tab.evaluate("""[...document.querySelectorAll('main *')].every((e) => {
-        const side = getComputedStyle(e).overflowX;
-        return e.scrollWidth <= e.clientWidth + 1 || side !== 'auto' || e.tabIndex === 0 && e.ariaLabel;
+        const style = getComputedStyle(e);
+        const scrolls = e.scrollWidth > e.clientWidth + 1 && style.overflowX === 'auto'
+            || e.scrollHeight > e.clientHeight + 1 && style.overflowY === 'auto';
+        return !scrolls || e.tabIndex === 0 && e.ariaLabel;
     })""")
-    assert tab.evaluate("[...document.querySelectorAll('[src], [href]')].every((e) => /^(data:|#)/.test(e.getAttribute('src') ?? e.getAttribute('href')))")
-    assert tab.evaluate("new Set([...document.querySelectorAll('[id]')].map((e) => e.id)).size === document.querySelectorAll('[id]').length")
+
+
+def _alone(tab: Any) -> None:
+    addresses = tab.evaluate(
+        "[...document.querySelectorAll('[src], [href]')].map((e) => e.getAttribute('src') ?? e.getAttribute('href'))"
+    )
+    assert len(addresses) > 6
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    ids = tab.evaluate("[...document.querySelectorAll('[id]')].map((e) => e.id)")
+    assert len(set(ids)) == len(ids)
     assert tab.evaluate("[...document.querySelectorAll('nav a')].every((a) => document.querySelector(a.hash))")
+
+
+def _headings_and_pictures(tab: Any, images: int) -> None:
+    levels = tab.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((e) => Number(e.tagName[1]))")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    said = tab.evaluate(
+        "[...document.querySelectorAll('svg[role=img], img')].map((e) => e.getAttribute('aria-label') ?? e.alt)"
+    )
+    assert len(said) >= 2 + images
+    assert all(len(words) > 30 for words in said)
+    assert tab.evaluate(
+        "[...document.querySelectorAll('svg:not([role=img])')].every((e) => e.getAttribute('aria-hidden') === 'true')"
+    )
+    # The numbers of each drawing are in a table beside it.
+    assert tab.evaluate(
+        "[...document.querySelectorAll('svg[role=img]')].every((e) => e.closest('.pair, .stack').querySelector('table td'))"
+    )
+    assert tab.evaluate("[...document.querySelectorAll('th')].every((e) => e.scope)")
+    assert tab.locator(".images img").count() == images
+    assert tab.evaluate("[...document.querySelectorAll('img')].every((e) => e.naturalWidth > 1)")
 
 
 def test_policy_forbids_requests_and_other_scripts(chromium: Any, tmp_path: Path) -> None:
@@ -164,31 +260,15 @@ def test_policy_forbids_requests_and_other_scripts(chromium: Any, tmp_path: Path
     assert refused == ["connect-src", "script-src-elem", "style-src-attr"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_headings_and_pictures_for_those_who_cannot_see(opened: Any, name: str) -> None:
-    tab = opened(page(name))
-    levels = tab.evaluate("[...document.querySelectorAll('h1, h2, h3, h4')].map((e) => Number(e.tagName[1]))")
-    assert levels[0] == 1
-    assert levels.count(1) == 1
-    assert all(after - before <= 1 for before, after in zip(levels, levels[1:], strict=False))
-    said = tab.evaluate("[...document.querySelectorAll('svg[role=img], img')].map((e) => e.getAttribute('aria-label') ?? e.alt)")
-    assert len(said) >= 2
-    assert all(len(words) > 30 for words in said)
-    assert tab.evaluate("[...document.querySelectorAll('svg:not([role=img])')].every((e) => e.getAttribute('aria-hidden') === 'true')")
-    # The numbers of each drawing are in a table beside it.
-    assert tab.evaluate("[...document.querySelectorAll('svg[role=img]')].every((e) => e.closest('figure, .stack, .pair').querySelector('table td'))")
-    assert tab.evaluate("[...document.querySelectorAll('th')].every((e) => e.scope)")
-    images = {"digits": 10, "letters": 52}.get(name, 0)
-    assert tab.locator(".images img").count() == images
-    assert tab.evaluate("[...document.querySelectorAll('img')].every((e) => e.naturalWidth > 1)")
-
-
 def test_sorts_by_mouse_and_keyboard(opened: Any) -> None:
     t = digits()
     tab = opened(page("digits"))
 
     def order() -> list[int]:
-        return [int(k) for k in tab.evaluate("[...document.querySelectorAll('#per-class tbody th')].map((e) => e.dataset.value)")]
+        return [
+            int(k)
+            for k in tab.evaluate("[...document.querySelectorAll('#per-class tbody th')].map((e) => e.dataset.value)")
+        ]
 
     f1 = t.evaluations[-1].f1
     header = tab.locator("#per-class th", has_text="F1")
@@ -226,52 +306,6 @@ def test_reads_without_script(opened: Any) -> None:
         assert words in shown
 
 
-_CONTRAST = """() => {
-  const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
-  const parsed = new Map();
-  const rgba = (colour) => {
-    if (!parsed.has(colour)) {
-      canvas.clearRect(0, 0, 1, 1);
-      canvas.fillStyle = colour;
-      canvas.fillRect(0, 0, 1, 1);
-      parsed.set(colour, [...canvas.getImageData(0, 0, 1, 1).data].map((v, k) => (k === 3 ? v / 255 : v)));
-    }
-    return parsed.get(colour);
-  };
-  const over = (top, ground) => [0, 1, 2].map((k) => top[3] * top[k] + (1 - top[3]) * ground[k]);
-  const ground = (element) => {
-    if (element === null) return [255, 255, 255];
-    return over(rgba(getComputedStyle(element).backgroundColor), ground(element.parentElement));
-  };
-  const light = (c) => {
-    const [r, g, b] = c.map((v) => (v / 255 <= 0.04045 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4));
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const worst = [];
-  for (const element of document.querySelectorAll("body *")) {
-    if (![...element.childNodes].some((n) => n.nodeType === 3 && n.data.trim()) || !element.checkVisibility()) continue;
-    const style = getComputedStyle(element);
-    const below = ground(element);
-    const above = over(rgba(element.closest("svg") ? style.fill : style.color), below);
-    const [a, b] = [light(above), light(below)].sort((x, y) => y - x);
-    worst.push([(a + 0.05) / (b + 0.05), element.tagName, element.className.baseVal ?? element.className, element.textContent.slice(0, 40)]);
-  }
-  return [worst.length, worst.sort((x, y) => x[0] - y[0]).slice(0, 3)];
-}"""
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("name", ["digits", "mixed", "letters"])
-def test_contrast(opened: Any, artefacts: Path, name: str, scheme: str) -> None:
-    tab = opened(page(name), color_scheme=scheme)
-    seen, worst = tab.evaluate(_CONTRAST)
-    assert seen > 150
-    assert worst[0][0] >= 4.5, worst
-    ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert (ground == "rgb(20, 22, 25)") == (scheme == "dark")
-    tab.screenshot(path=artefacts / f"report-{name}-{scheme}.png", full_page=True)
-
-
 def test_paper_and_reduced_motion(opened: Any, artefacts: Path) -> None:
     tab = opened(page("wine"), color_scheme="dark", reduced_motion="reduce")
     assert tab.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
@@ -305,8 +339,11 @@ def test_hostile_text_is_text(opened: Any) -> None:
     assert tab.evaluate("document.querySelector('pre').textContent") == plain(hostile().command)
     assert tab.evaluate("document.title").startswith(cut(hostile().target, 60))
     assert not re.search(r"[\u202a-\u202e\u2066-\u2069]", page("hostile"))
-    cells = tab.evaluate("[...document.querySelectorAll('.mistake:first-child .cells dd')].map((e) => e.textContent)")
-    assert sorted(cells)[1:] == sorted(plain(cell) for cell in HOSTILE if cell) or len(cells) >= len(HOSTILE) - 1
+    cells = tab.evaluate(
+        "[...document.querySelectorAll('main > section > .mistakes > :first-child .cells dd')].map((e) => e.textContent)"
+    )
+    assert cells == [plain(cell) if cell else "–" for cell in hostile().mistakes[0].cells.values()]
+    assert set(cells) > {plain(label) for label in HOSTILE[:4]}
 
 
 @pytest.mark.parametrize(
@@ -341,7 +378,9 @@ def test_warnings() -> None:
     assert "fewer than 10 rows: Barbera (3)" in said(replace(t, counts=np.array([40.0, 50.0, 3.0])))
     worse = replace(last, log_loss=0.5, log_loss_interval=(0.4, 0.6))
     assert "much better than new ones" in said(replace(t, evaluations=[t.evaluations[0], worse]))
-    assert "much better" not in said(replace(t, evaluations=[t.evaluations[0], replace(worse, log_loss_interval=(0, 1))]))
+    assert "much better" not in said(
+        replace(t, evaluations=[t.evaluations[0], replace(worse, log_loss_interval=(0, 1))])
+    )
     constant = replace(last, accuracy=0.1, log_loss=9.0)
     assert "constant answer" in said(replace(t, evaluations=[t.evaluations[0], constant]))
     assert "worse than the shares" in said(replace(t, evaluations=[t.evaluations[0], constant]))
@@ -423,7 +462,7 @@ def test_pixels_are_told_from_other_numbers() -> None:
     np.testing.assert_array_equal(grid(t), np.arange(64).reshape(8, 8))
     turned = [f"pixel_{k % 8}_{k // 8}" for k in range(64)]
     np.testing.assert_array_equal(grid(replace(t, feature_names=turned)), np.arange(64).reshape(8, 8).T)
-    assert grid(replace(t, feature_names=turned[:-1] + ["age"])) is None
+    assert grid(replace(t, feature_names=[*turned[:-1], "age"])) is None
     listed = replace(
         t, feature_names=[f"v[{k}]" for k in range(64)], origins=["v"] * 64, columns=[Column("v", "list", features=64)]
     )
@@ -445,15 +484,20 @@ def test_confused_classes_are_neighbours() -> None:
 
 
 def test_same_training_same_bytes(tmp_path: Path) -> None:
-    """Whatever matplotlib's settings, the day and the seed of Python's hashes."""
-    t = hostile()
-    with mpl.rc_context({"lines.linewidth": 9, "figure.facecolor": "red", "font.size": 30, "svg.fonttype": "path"}):
-        assert render(t) == page("hostile")
-        assert mpl.rcParams["font.size"] == 30
-    (tmp_path / "training").write_bytes(pickle.dumps(t))
-    code = "import pickle, pathlib, sys; from softgrad.cli._report import write; p = pathlib.Path(sys.argv[1]);" \
-        " write(pickle.loads((p / 'training').read_bytes()), p / 'report.html')"  # fmt: skip
-    environment = os.environ | {"PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "1000000000", "MPLBACKEND": "agg"}
+    """Whatever the user's settings of matplotlib, the day, and the seed of Python's hashes."""
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9\nfont.size: 30\nsvg.fonttype: path\naxes.grid: True\n")
+    (tmp_path / "training").write_bytes(pickle.dumps(hostile()))
+    code = """
+import pathlib, pickle, sys
+import matplotlib
+from softgrad.cli._report import write
+folder = pathlib.Path(sys.argv[1])
+assert matplotlib.rcParams["font.size"] == 30
+write(pickle.loads((folder / "training").read_bytes()), folder / "report.html")
+assert matplotlib.rcParams["font.size"] == 30
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    environment = os.environ | {"MATPLOTLIBRC": str(tmp_path), "PYTHONHASHSEED": "7", "SOURCE_DATE_EPOCH": "1000000000"}
     subprocess.run([sys.executable, "-W", "error", "-c", code, str(tmp_path)], check=True, env=environment, timeout=120)
     assert (tmp_path / "report.html").read_bytes() == page("hostile").encode()
 

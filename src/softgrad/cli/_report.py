@@ -10,6 +10,7 @@ import base64
 import hashlib
 import pathlib
 from collections import Counter
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -61,6 +62,17 @@ def render(training: Training) -> str:
     -------
     str
     """
+    style, script = _part("report.css"), _part("report.js")
+    return (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(style=style, style_hash=_hash(style), script=script, script_hash=_hash(script), **_view(training))
+    )
+
+
+@cache
+def _environment() -> Any:
+    """Jinja with the templates, which it compiles once."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     environment = Environment(
@@ -72,10 +84,7 @@ def render(training: Training) -> str:
     )
     environment.filters |= {name: getattr(shown, name) for name in ("cut", "exact", "number", "percent", "times")}
     environment.filters |= {"as_rows": shown.rows, "as_text": shown.text}
-    style, script = _part("report.css"), _part("report.js")
-    return environment.get_template("report.html.jinja").render(
-        style=style, style_hash=_hash(style), script=script, script_hash=_hash(script), **_view(training)
-    )
+    return environment
 
 
 def _view(training: Training) -> dict[str, Any]:

@@ -43,9 +43,10 @@ def _panels(height: float, rows: int = 1, ratios: tuple[float, ...] = (1,)) -> t
 def _log(axis: Any) -> None:
     """Decades as 10⁻³ in plain text, which needs no mathematics from matplotlib; between them only where few are."""
     low, high = sorted(axis.get_view_interval())
-    few = high / max(low, 1e-300) < 30
-    steps = (1, 2, 3, 5, 7) if high / max(low, 1e-300) < 5 else (1, 2, 5)
-    axis.set_major_locator(LogLocator(subs=steps if few else (1,), numticks=5))
+    over = high / max(low, 1e-300)
+    axis.set_major_locator(
+        MaxNLocator(4) if over < 8 else LogLocator(subs=(1, 2, 5) if over < 60 else (1,), numticks=5)
+    )
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(_power)
 
