@@ -12,13 +12,16 @@ import pathlib
 from collections import Counter
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from softgrad.cli import _report_text as shown
 from softgrad.cli._output import replacing
 from softgrad.cli._results import Training
+
+if TYPE_CHECKING:
+    import jinja2
 
 __all__ = ["render", "write"]
 
@@ -63,22 +66,21 @@ def render(training: Training) -> str:
     str
     """
     style, script = _part("report.css"), _part("report.js")
-    return (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(style=style, style_hash=_hash(style), script=script, script_hash=_hash(script), **_view(training))
+    template = _environment().get_template("report.html.jinja")
+    return template.render(
+        style=style, style_hash=_hash(style), script=script, script_hash=_hash(script), **_view(training)
     )
 
 
 @cache
-def _environment() -> Any:
+def _environment() -> jinja2.Environment:
     """Jinja with the templates, which it compiles once."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
+    import jinja2
 
-    environment = Environment(
+    environment = jinja2.Environment(
         autoescape=True,
-        undefined=StrictUndefined,
-        loader=FunctionLoader(_part),
+        undefined=jinja2.StrictUndefined,
+        loader=jinja2.FunctionLoader(_part),
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -44,9 +44,8 @@ def _log(axis: Any) -> None:
     """Decades as 10⁻³ in plain text, which needs no mathematics from matplotlib; between them only where few are."""
     low, high = sorted(axis.get_view_interval())
     over = high / max(low, 1e-300)
-    axis.set_major_locator(
-        MaxNLocator(4) if over < 8 else LogLocator(subs=(1, 2, 5) if over < 60 else (1,), numticks=5)
-    )
+    decades = LogLocator(subs=(1, 2, 5) if over < 60 else (1,), numticks=5)
+    axis.set_major_locator(MaxNLocator(4) if over < 8 else decades)
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(_power)
 
@@ -55,6 +54,8 @@ _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def _power(value: float, _: Any = None) -> str:
+    if value <= 0:  # a locator's tick beyond the edge
+        return ""
     if 0.01 <= value < 100_000:
         return f"{value:.4g}"
     exponent = int(np.floor(np.log10(value) + 1e-9))
