@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from browser import artefacts, chromium, opened  # noqa: F401 - fixtures
 from cases import INSTRUCTION_SETS
 from hypothesis import HealthCheck, settings
 from sanitizer import REQUIRED, Build

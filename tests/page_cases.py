@@ -6,9 +6,12 @@ import math
 from typing import Any
 
 import numpy as np
+from browser import settle
 
 import softgrad
 from softgrad.derivation._steps import STEPS
+
+__all__ = ["FORMULAS", "HTML", "INF", "TO_NUMBERS", "close", "page", "sent", "settle", "states", "until"]
 
 INF = math.inf
 FORMULAS = [(step.name, formula) for step in STEPS for formula in step.formulas]
@@ -20,10 +23,6 @@ def page(logits: Any = (2.0, 1.0, 0.1), target: Any = 0, **options: Any) -> str:
 
 
 HTML = page()
-
-
-def settle(tab: Any) -> None:
-    tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
 def until(tab: Any, condition: str) -> None:

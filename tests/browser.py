@@ -1,4 +1,7 @@
-"""A real browser for the page of the derivation: it must stay silent, and ask nothing of any network."""
+"""A real browser for the pages that softgrad writes: they must stay silent, and ask nothing of any network.
+
+The fixtures are for all tests, by way of conftest.py: one browser serves them all.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from page_cases import settle
 
 FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -17,13 +19,18 @@ FLAGS = (
 )
 
 
+def settle(tab: Any) -> None:
+    """Wait until what the page has begun is drawn."""
+    tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    """Chromium, headless; its absence is a failure, because nothing else can run the page."""
+    """Chromium, headless; its absence is a failure, because nothing else can run the pages."""
     names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     path = next((found for name in names if name and (found := shutil.which(name))), None)
     if path is None:
-        pytest.fail("no Chromium to test the page with: apt-get install chromium, or set CHROMIUM", pytrace=False)
+        pytest.fail("no Chromium to test the pages with: apt-get install chromium, or set CHROMIUM", pytrace=False)
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
