@@ -111,6 +111,14 @@ def _view(training: Training) -> dict[str, Any]:
         if len(training.history)
         else "",
         "path": pictures.path_curve(training.path) if training.path is not None else "",
+        "edges": " or ".join(
+            words
+            for words, there in (
+                ("no bound yet", training.history["gap"] == np.inf),
+                ("zero", training.history["gap"] <= 0),
+            )
+            if there.any()
+        ),
         "path_table": _path_table(training),
         "weights": weights(training),
         "largest_of": largest_of,
