@@ -391,6 +391,12 @@ def test_warnings() -> None:
     assert not re.search(r"\bnan\b", said(replace(t, gap=math.nan)))
 
 
+def test_a_gap_off_the_scale_is_explained() -> None:
+    assert "a triangle at the edge: no bound yet or zero" in page("hostile")
+    assert "a triangle at the edge: no bound yet." in page("digits")
+    assert "a triangle" not in page("text")
+
+
 def test_figures_of_two_classes_and_no_penalty() -> None:
     found = {f.name: f for f in figures(replace(mixed(), gap=math.nan))}
     assert found["certified gap"].shown == "–"

@@ -15,6 +15,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from softgrad.cli import _report_text as shown
 from softgrad.cli._output import replacing
@@ -111,6 +112,7 @@ def _view(training: Training) -> dict[str, Any]:
         if len(training.history)
         else "",
         "path": pictures.path_curve(training.path) if training.path is not None else "",
+        "edges": _edges(training.history["gap"]),
         "path_table": _path_table(training),
         "weights": weights(training),
         "largest_of": largest_of,
@@ -118,6 +120,12 @@ def _view(training: Training) -> dict[str, Any]:
         "kinds": Counter(column.role for column in training.columns).most_common(),
         "cuts": _CUTS | {"cards": OPEN_CARDS},
     }
+
+
+def _edges(gap: NDArray[np.float64]) -> str:
+    """What the triangles of the learning curve stand for, if there are any."""
+    signs = {"no bound yet": gap == np.inf, "zero": gap <= 0}
+    return " or ".join(words for words, there in signs.items() if there.any())
 
 
 def _per_class(training: Training) -> list[tuple[int, Any]]:
