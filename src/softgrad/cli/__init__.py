@@ -1,4 +1,4 @@
-"""The command line: ``softgrad fit``, ``predict``, ``explain``, ``data`` and ``info``.
+"""The command line: ``softgrad fit``, ``evaluate``, ``predict``, ``inspect`` and the others.
 
 Everything heavy is imported by the command that needs it, so that ``softgrad --help`` answers at once.
 """
@@ -10,7 +10,9 @@ from collections.abc import Sequence
 
 __all__ = ["main"]
 
-_EXTRA = {"joblib", "pyarrow", "rich", "scipy", "sklearn", "skops", "typer"}
+_EXTRA = {
+    "jinja2", "joblib", "markupsafe", "matplotlib", "pandas", "pyarrow", "rich", "scipy", "sklearn", "skops", "typer",
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

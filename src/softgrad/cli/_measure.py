@@ -14,7 +14,7 @@ Float = NDArray[np.float64]
 
 BINS = 15
 DRAWS = 1000
-DRAWN = 50_000_000  # numbers drawn for the interval, at most
+DRAWN = 5_000_000  # numbers drawn for the interval, at most
 PAIRS = 10
 
 __all__ = ["evaluate", "logits_of", "reliability", "row_losses"]
@@ -107,7 +107,7 @@ def reliability(logits: Float, own: NDArray[np.intp], weight: Float | None) -> R
 def _interval(losses: Float, a: Float, seed: int) -> tuple[float, float]:
     """The middle 95 % of the mean loss of rows drawn again and again (the percentile bootstrap)."""
     rng, n = np.random.default_rng(seed), len(losses)
-    draws = max(100, min(DRAWS, DRAWN // max(1, n)))
+    draws = max(200, min(DRAWS, DRAWN // max(1, n)))
     means = np.empty(draws)
     for i in range(draws):
         counts = np.bincount(rng.integers(n, size=n), minlength=n) * a

@@ -1,7 +1,7 @@
 """The model file: a skops archive of the pipeline with one more member, ``softgrad.json``, that says what it is.
 
 The description is read, and judged, before any object of the archive is built; the archive itself is built only from
-types that skops trusts (NumPy, SciPy, scikit-learn) and from our own estimator.
+the types that ``_skops.TRUSTED`` names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import skops.io
 from sklearn import __version__ as sklearn_version
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
@@ -24,16 +23,16 @@ from softgrad import __version__
 from softgrad.cli._frame import Ingredient, ingredients_of
 from softgrad.cli._messages import UserError, names, plain_warnings, shown
 from softgrad.cli._output import replacing
+from softgrad.cli._skops import TRUSTED, skops_io
 from softgrad.cli._train import Fitted
 from softgrad.sklearn import SoftmaxRegression
 
 # Raised whenever a file of the old form can no longer be read, or one of the new form not by the old program.
 FORMAT = 3
 EXTENSIONS = (".skops",)
-TRUSTED = ["numpy.dtype", "softgrad.sklearn.SoftmaxRegression"]
 _MEMBER = "softgrad.json"
 
-__all__ = ["EXTENSIONS", "FORMAT", "TRUSTED", "Model", "classifier_of", "load", "save", "versions"]
+__all__ = ["EXTENSIONS", "FORMAT", "Model", "classifier_of", "load", "save", "versions"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def save(path: Path, pipeline: Pipeline, ingredients: list[Ingredient], **facts:
         "columns": [item.described() for item in ingredients],
         **facts,
     }
-    archive = io.BytesIO(skops.io.dumps(pipeline, compression=zipfile.ZIP_DEFLATED))
+    archive = io.BytesIO(skops_io().dumps(pipeline, compression=zipfile.ZIP_DEFLATED))
     with zipfile.ZipFile(archive, "a", compression=zipfile.ZIP_DEFLATED) as members:
         members.writestr(_MEMBER, json.dumps(description, indent=2))
     with replacing(path) as file:
@@ -162,11 +161,11 @@ def _description(path: Path, content: bytes) -> dict[str, Any]:
 
 def _pipeline(path: Path, content: bytes) -> Pipeline:
     try:
-        unknown = set(skops.io.get_untrusted_types(data=content)) - set(TRUSTED)
+        unknown = set(skops_io().get_untrusted_types(data=content)) - set(TRUSTED)
         if unknown:
             raise UserError(f"{shown(path)}: refused: it holds types that are not trusted: {names(sorted(unknown))}")
         with plain_warnings():  # scikit-learn says here when another version of it wrote the model
-            pipeline = skops.io.loads(content, trusted=TRUSTED)
+            pipeline = skops_io().loads(content, trusted=TRUSTED)
     except UserError:
         raise
     except Exception as error:  # whatever a damaged or hostile file makes skops stumble over
