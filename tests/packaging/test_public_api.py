@@ -57,6 +57,9 @@ FRAMEWORKS = (
     "joblib",
     "numba",
     "jax",
+    "onnx",
+    "onnxruntime",
+    "skl2onnx",
 )
 
 
@@ -327,6 +330,7 @@ def test_no_room_imports_from_a_room_above(path: Path) -> None:
         "torch": {"torch"}, "dask": {"dask"}, "sklearn": {"sklearn", "cli", "dask"}, "scipy": {"regression", "sklearn"},
         "typer": {"cli"}, "rich": {"cli"}, "pyarrow": {"regression", "cli"}, "skops": {"cli"},
         "matplotlib": {"sklearn"}, "sympy": {"derivation"}, "pandas": set(), "polars": set(),
+        "onnx": {"cli"}, "skl2onnx": {"cli"}, "onnxruntime": {"cli"},
     }  # fmt: skip
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
