@@ -30,6 +30,7 @@ from softgrad.cli._bench_contests import Contest, Pair, all_contests
 from softgrad.cli._messages import UserError
 
 _MOST_ROUNDS = 100
+_LEAST_PART = 0.4  # of the seconds that a contest's weight stands for; with less, it is not begun
 _PAUSE = 0.02  # seconds: the last rival's pool of threads spins for a while on a processor that this one needs
 _PACKAGES = ("softgrad", "numpy", "scikit-learn", "torch")
 
@@ -39,7 +40,8 @@ class Row:
     """One pair: softgrad against one rival in one contest; without rounds, ``note`` says why there are none.
 
     ``ratio`` is the rival's time over softgrad's, with its quartiles; times are medians in seconds; ``extra_bytes`` is
-    the memory that one call takes at its height beyond what was there before it, results included.
+    the memory that one call takes at its height beyond what was there before it, results included; None where there was
+    no time for another call, or the system does not tell.
     """
 
     contest: str
@@ -96,7 +98,7 @@ def run(seconds: float = 10.0, *, threads: int | None = None, contests: Sequence
         while left:
             now = time.perf_counter()
             share = (end - now) * left[0].weight / sum(contest.weight for contest in left)
-            rows += _contest(left.pop(0), count, now + share)
+            rows += _contest(left.pop(0), count, now + share, end)
     return rows
 
 
@@ -151,19 +153,19 @@ def _limited(threads: int) -> Iterator[None]:
         yield
 
 
-def _contest(contest: Contest, threads: int, end: float) -> list[Row]:
-    """The rows of a contest, whose time is shared by its pairs."""
+def _contest(contest: Contest, threads: int, share_end: float, end: float) -> list[Row]:
+    """The rows of a contest, whose pairs share its time; a pair that is set up gets one round beyond that."""
 
     def within() -> bool:
         return time.perf_counter() < end
 
     threads = min(threads, contest.most_threads or threads)
     rows: list[Row] = []
-    if within():
+    if end - time.perf_counter() > _LEAST_PART * contest.weight:
         for pair in contest.pairs(threads, within):
             to_come = len(contest.rivals) - len(rows)
-            share = (end - time.perf_counter()) / to_come
-            rows.append(_measure(contest, pair, time.perf_counter() + share, within))
+            now = time.perf_counter()
+            rows.append(_measure(contest, pair, now + (share_end - now) / to_come, within))
     measured = {row.rival for row in rows}
     for rival in contest.rivals:
         if rival not in measured:
@@ -192,7 +194,8 @@ def _measure(contest: Contest, pair: Pair, end: float, within: Callable[[], bool
         longest = max(longest, time.perf_counter() - started)
     ours, theirs = np.array(taken).T
     low, median, high = np.quantile(theirs / ours, [0.25, 0.5, 0.75]).tolist()
-    extra = [_peak_bytes(call) if within() else None for call in (pair.ours, pair.theirs)]
+    in_time = time.perf_counter() < end
+    extra = [_peak_bytes(call) if in_time else None for call in (pair.ours, pair.theirs)]
     return Row(
         *head,
         rounds=len(taken),
