@@ -59,6 +59,9 @@ FRAMEWORKS = (
     "joblib",
     "numba",
     "jax",
+    "onnx",
+    "onnxruntime",
+    "skl2onnx",
 )
 
 
@@ -331,6 +334,7 @@ def test_no_room_imports_from_a_room_above(path: Path) -> None:
         "typer": {"cli"}, "rich": {"cli"}, "pyarrow": {"regression", "cli"}, "skops": {"cli"},
         "matplotlib": {"sklearn", "cli"}, "jinja2": {"cli"}, "markupsafe": {"cli"}, "sympy": {"derivation"},
         "pandas": {"cli"}, "polars": set(),
+        "onnx": {"cli"}, "skl2onnx": {"cli"}, "onnxruntime": {"cli"},
     }  # fmt: skip
     for node in ast.walk(ast.parse(path.read_text())):
         names = []

@@ -230,6 +230,43 @@ def inspect(
 
 
 @app.command()
+def export(
+    model: ModelFile,
+    onnx: Annotated[Path, typer.Option("--onnx", help="The .onnx file to write.")],
+    data: Annotated[
+        str | None, typer.Option(help="Rows to try the file on, besides the odd ones that are made up.")
+    ] = None,
+    json: Json = False,
+    delimiter: Delimiter = None,
+    data_format: Format = None,
+) -> None:
+    r"""Write a model, from the columns of a table to the probabilities, as an ONNX file that was tried in onnxruntime.
+
+    \b
+    softgrad export iris.skops --onnx iris.onnx --data iris.csv
+    """
+    from softgrad.cli import _export
+
+    _export.export(model, onnx, data=data, json=json, delimiter=delimiter, data_format=data_format)
+
+
+@app.command()
+def bench(
+    seconds: Annotated[float, typer.Option(min=1.0, help="About how long it may take.")] = 10.0,
+    threads: Threads = None,
+    json: Json = False,
+) -> None:
+    r"""Measure this machine: softgrad against the rivals that are installed, at equal results.
+
+    \b
+    softgrad bench
+    """
+    from softgrad.cli import _bench_table
+
+    _bench_table.bench(seconds, threads, json)
+
+
+@app.command()
 def data(
     name: Annotated[str, typer.Argument(help="digits, iris, wine or breast_cancer.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write, .csv or .parquet.")],

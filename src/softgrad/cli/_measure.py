@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softgrad._threads import single_threaded_blas
 from softgrad.cli._results import Confusion, Evaluation, Reliability
 from softgrad.loss import cross_entropy, log_softmax
 
@@ -22,7 +23,8 @@ __all__ = ["evaluate", "logits_of", "reliability", "row_losses"]
 
 def logits_of(classifier: Any, x: Any) -> Float:
     """One logit a class, of two classes the first's is 0."""
-    logits = np.asarray(classifier.decision_function(x), dtype=np.float64)
+    with single_threaded_blas():  # a product so narrow gains nothing from a second thread, which would spin
+        logits = np.asarray(classifier.decision_function(x), dtype=np.float64)
     return logits if logits.ndim == 2 else np.stack([np.zeros_like(logits), logits], axis=1)
 
 

@@ -30,17 +30,17 @@ def mistakes(part: Part, logits: NDArray[np.float64], own: NDArray[np.intp], cla
     sure = p[np.arange(len(wrong)), chosen[wrong]]
     order = np.argsort(-sure, kind="stable")[:MOST]
     rows = part.rows[wrong[order]]
-    cells = _cells(part.reader, rows)
+    cells, places = _cells(part.reader, rows), part.reader.places(rows.tolist())
     return [
         Mistake(
-            place=part.reader.where(int(row)),
+            place=place,
             true=classes[own[wrong[i]]],
             predicted=classes[chosen[wrong[i]]],
             probability=float(sure[i]),
             probability_true=float(p[i, own[wrong[i]]]),
             cells=cells.get(int(row), {}),
         )
-        for row, i in zip(rows, order, strict=True)
+        for row, place, i in zip(rows, places, order, strict=True)
     ]
 
 

@@ -132,15 +132,31 @@ class Reader:
     def where(self, row: int, column: str | None = None) -> str:
         """The place of a row or a cell for a message."""
         cell = "" if column is None else f", column {column!r}"
+        return self.places([row])[0] + cell
+
+    def places(self, rows: list[int]) -> list[str]:
+        """The places of some rows; text files are read once more, to tell the line."""
+        single = len(self.source.paths) < 2
+        homes = [self._home(row) for row in rows]
+        lines: dict[Any, dict[int, int]] = {}
+        if self.is_text:
+            for path in {path for path, _ in homes}:
+                wanted = [row - first for row, (home, first) in zip(rows, homes, strict=True) if home == path]
+                lines[path] = _text.lines_of_rows(path, wanted, self.source.delimiter)
+        found = []
+        for row, (path, first) in zip(rows, homes, strict=True):
+            text = self.source.text if single else shown(path)
+            line = f" (line {lines[path].get(row - first, '?')})" if self.is_text else ""
+            found.append(f"{text}: row {row - first + 1}{line}")
+        return found
+
+    def _home(self, row: int) -> tuple[Any, int]:
+        """The file of a row and the number of its first row."""
         path, first = self.source.paths[0] if self.source.paths else None, 0
         for start, file in self._starts:
             if start <= row:
                 first, path = start, file
-        text = self.source.text if len(self.source.paths) < 2 or path is None else shown(path)
-        line = ""
-        if self.is_text and path is not None:
-            line = f" (line {_text.line_of_row(path, row - first, self.source.delimiter)})"
-        return f"{text}: row {row - first + 1}{line}{cell}"
+        return path, first
 
 
 class _Tables:

@@ -1,13 +1,14 @@
 """skops, imported in a fifth of its time.
 
-When ``skops.io`` is imported it lists every estimator of scikit-learn, so as to trust them all; for that it imports the
-whole of scikit-learn, and PyTorch where that is installed: 4 s of every command.  Here that list is empty, and the types
-that a model of ``softgrad fit`` is made of are named one by one instead.  A process that had imported skops before, keeps
-its list.
+When ``skops.io`` is imported it lists every estimator of scikit-learn, so as to trust them all; for that it imports
+the whole of scikit-learn, and PyTorch where that is installed: 4 s of every command.  Here that list is empty, and the
+types that a model of ``softgrad fit`` is made of are named one by one instead.  A process that had imported skops
+before keeps its list.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from functools import cache
 from typing import Any
@@ -39,7 +40,7 @@ def skops_io() -> Any:
         listed = sklearn.utils.all_estimators
         sklearn.utils.all_estimators = lambda *_, **__: []
         try:
-            import skops.io
+            return importlib.import_module("skops.io")
         finally:
             sklearn.utils.all_estimators = listed
     return sys.modules["skops.io"]

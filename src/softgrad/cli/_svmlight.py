@@ -58,6 +58,10 @@ class SparseRows:
         """Of the features."""
         return [f"feature {i}" for i in range(self.x.shape[1])]
 
+    def places(self, rows: list[int]) -> list[str]:
+        """The places of some rows."""
+        return [self.where(row) for row in rows]
+
     def where(self, row: int, _: str | None = None) -> str:
         """The place of a row for a message."""
         for path, length in zip(self.source.paths, self._lengths, strict=True):

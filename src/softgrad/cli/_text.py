@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -15,7 +15,7 @@ from softgrad.cli._messages import UserError, shown
 
 BLOCK_BYTES = 4 << 20
 
-__all__ = ["batches", "header", "line_of_row"]
+__all__ = ["batches", "header", "lines_of_rows"]
 
 
 def header(path: Path, delimiter: str) -> list[str]:
@@ -67,9 +67,16 @@ def batches(path: Path, wanted: list[str], delimiter: str, known: list[str]) -> 
         raise UserError(f"cannot read {shown(path)}: {error.strerror or error}") from error
 
 
-def line_of_row(path: Path, row: int, delimiter: str) -> int:
-    """The line of the file on which a data row begins; read anew, for messages only."""
-    return next((line for number, (line, _) in enumerate(_records(path, delimiter)) if number == row + 1), -1)
+def lines_of_rows(path: Path, rows: Collection[int], delimiter: str) -> dict[int, int]:
+    """The lines of the file on which some data rows begin; read anew, for messages only."""
+    wanted, last = set(rows), max(rows, default=-1)
+    found = {}
+    for number, (line, _) in enumerate(_records(path, delimiter)):
+        if number - 1 in wanted:
+            found[number - 1] = line
+        if number > last:
+            break
+    return found
 
 
 def _stream(path: Path) -> Any:

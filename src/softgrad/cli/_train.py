@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ Float = NDArray[np.float64]
 
 AUTO = (1e-4, 1e4, 17)
 PATIENCE = 3  # values of C without a better score
+ROUGH = 1e-4  # the relative gap that tells one C from another
 FOLDS = 5
 CALIBRATED = 100_000  # rows that decide the temperature, at most
 UNSEEN = float(np.log(np.finfo(np.float64).eps))  # the log-probability of a class that a fold did not have
@@ -215,10 +216,12 @@ def _search(rows: Rows, options: TrainOptions, common: dict[str, Any], listen: A
     folds = _folds(rows, options)
     state = _Folds(rows, options, folds, listen)
     interrupted = False
+    rough = common | {"tol": max(options.tol, ROUGH)}
     try:
         found = regression.cross_validate_path(
-            rows.x, rows.targets, list(options.Cs), folds, n_classes=rows.n_classes, score=state.score, **common,
+            rows.x, rows.targets, list(options.Cs), folds, n_classes=rows.n_classes, score=state.score, **rough,
             callback=state.hear, early_stop=PATIENCE if len(options.Cs) > PATIENCE else None, whole_path=False,
+            keep_folds=False,
         )  # fmt: skip
     except FitInterrupted as interruption:
         interrupted = True
@@ -226,20 +229,45 @@ def _search(rows: Rows, options: TrainOptions, common: dict[str, Any], listen: A
             return _fitted(options.Cs[0], interruption.result, interrupted=True)
         found = interruption.validation
     path = found.path
-    mean = found.scores.mean(axis=0)
-    best = int(np.nanargmax(mean))
+    best = int(np.nanargmax(found.scores.mean(axis=0)))
     C = float(path.Cs[best])
-    coef, intercept = path.coefs[best], path.intercepts[best]
-    temperature = None
-    if options.calibrate and not interrupted:
-        temperature = state.temperature()
-        coef, intercept = coef / temperature, intercept / temperature
+    chosen = {"path": _path(found, C) if len(options.Cs) > 1 else None}
     history = state.histories[best] if best < len(state.histories) else []
-    return Fitted(
-        C, coef, intercept, float(path.objectives[best]), float(path.gaps[best]), int(path.n_iters[best]),
-        found.n_passes, history, bool(path.converged[best]), path.messages[best],
-        path=_path(found, C) if len(options.Cs) > 1 else None, temperature=temperature, interrupted=interrupted,
-    )  # fmt: skip
+    if interrupted:
+        result = FitResult(
+            path.coefs[best], path.intercepts[best], int(path.n_iters[best]), found.n_passes,
+            float(path.objectives[best]), float(path.gaps[best]), history, bool(path.converged[best]),
+            path.messages[best], "",
+        )  # fmt: skip
+        return _fitted(C, result, **chosen, interrupted=True)
+    try:
+        result = regression.fit(
+            rows.x, rows.targets, rows.n_classes, C=C, **common, start=(path.coefs[best], path.intercepts[best]),
+            callback=lambda progress: listen(f"C = {C:.3g}, to the tolerance", progress),
+        )  # fmt: skip
+    except FitInterrupted as interruption:
+        result, interrupted = interruption.result, True
+    result = _joined(history, result, found.n_passes)
+    if not options.calibrate:
+        return _fitted(C, result, **chosen, interrupted=interrupted)
+    temperature = state.temperature()
+    scaled = replace(result, coef=result.coef / temperature, intercept=result.intercept / temperature)
+    return _fitted(C, scaled, **chosen, temperature=temperature, interrupted=interrupted)
+
+
+def _joined(history: list[Progress], result: FitResult, n_passes: float) -> FitResult:
+    """The iterations at the chosen C in the search, and those that brought it to its tolerance."""
+    last = history[-1] if history else Progress(0, 0.0, 0.0, 0.0, 0.0, 0.0)
+    more = [
+        progress._replace(
+            iteration=progress.iteration + last.iteration,
+            passes=progress.passes + last.passes,
+            seconds=progress.seconds + last.seconds,
+        )
+        for progress in result.history
+    ]
+    n_iter = last.iteration + result.n_iter
+    return replace(result, history=[*history, *more], n_iter=n_iter, n_passes=n_passes + result.n_passes)
 
 
 def _path(found: Any, C: float) -> Path:

@@ -254,6 +254,7 @@ def cross_validate_path(
     callback: Callable[[Progress], Any] | None = None,
     early_stop: int | None = None,
     whole_path: bool = True,
+    keep_folds: bool = True,
 ) -> CrossValidation:
     """The path of all rows, and of every fold, which follows it.
 
@@ -277,6 +278,8 @@ def cross_validate_path(
         End after so many values of C, from the smallest on, without a better mean score.
     whole_path : bool
         Whether all rows are fitted at the other values of C, too, when the scores have ended early.
+    keep_folds : bool
+        Whether the coefficients of the folds are part of the result; without them their arrays are empty.
 
     Returns
     -------
@@ -310,8 +313,10 @@ def cross_validate_path(
     fits = [run.fits(values, options, label_smoothing, fit_intercept, max_memory, n_threads) for run in runs]
     free, shape = 1 if n_classes == 2 else n_classes, (len(folds), len(values))
     features = (inputs.problem.design.n_features if inputs.basis is None else inputs.basis.shape[1],)
-    coefs, intercepts = np.zeros((*shape, free, *features)), np.zeros((*shape, free))
-    scores, passes, results = np.full(shape, np.nan), 0.0, []
+    held = shape if keep_folds else (0, 0)
+    coefs, intercepts = np.zeros((*held, free, *features)), np.zeros((*held, free))
+    scores, passes = np.full(shape, np.nan), 0.0
+    results: list[FitResult] = []
     best, since, ended = -np.inf, 0, False
 
     def so_far(done: int) -> CrossValidation:
@@ -329,7 +334,8 @@ def cross_validate_path(
                         fold.follow(result, inputs)
                         coef, intercept, spent = next(fits[f])
                         passes += spent
-                        coefs[f, i], intercepts[f, i] = coef, intercept
+                        if keep_folds:
+                            coefs[f, i], intercepts[f, i] = coef, intercept
                         scores[f, i] = score(fold.logits(coef, intercept), fold.test)
                     mean = float(scores[:, i].mean())
                     best, since = (mean, 0) if mean > best else (best, since + 1)
