@@ -10,6 +10,7 @@ import json
 import sys
 import time
 import traceback
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,13 @@ def bits(results: Any) -> list[str]:
     ]
 
 
-def main(folder: str, module: str) -> int:
-    """Run the cases of a module."""
+def main(folder: str, *modules: str) -> int:
+    """Run the cases of some modules."""
     dist.init_process_group("gloo", timeout=timedelta(seconds=60))
     torch.set_num_threads(1)
-    cases = __import__(module).CASES
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated")  # PyTorch's own forward mode
+    cases = {name: case for module in modules for name, case in __import__(module).CASES.items()}
     log = Path(folder) / f"rank{dist.get_rank()}.jsonl"
     with log.open("w") as out:
         for name, case in cases.items():

@@ -14,7 +14,16 @@ from softgrad._core import Outcome, class_weights
 from softgrad._linear_walk import Inputs, LinearGradients, contiguous, walk
 from softgrad._products import Products
 from softgrad.torch import _columns, _composite, _memory
-from softgrad.torch._batch import HALF, array_of, row_weights_of, targets_of, tensor_of, threads_for, weights_of
+from softgrad.torch._batch import (
+    HALF,
+    array_of,
+    lent_array_of,
+    row_weights_of,
+    targets_of,
+    tensor_of,
+    threads_for,
+    weights_of,
+)
 from softgrad.torch._call import Call
 from softgrad.torch._function import Gradient
 from softgrad.torch._products import TorchProducts, choose
@@ -44,9 +53,8 @@ def _inputs(x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) 
     n, classes = len(x), len(weight)
     unseen = np.broadcast_to(np.zeros((1, classes), compute), (n, classes))
     rows = Rows(unseen, storage, (n, classes), 1, np.dtype(compute))
-    return Inputs(
-        contiguous(array_of(x)), contiguous(array_of(weight)), None if bias is None else array_of(bias), rows, compute
-    )
+    b = None if bias is None else lent_array_of(bias)
+    return Inputs(contiguous(array_of(x)), contiguous(lent_array_of(weight)), b, rows, compute)
 
 
 def walk_tensors(

@@ -79,6 +79,7 @@ def _reduced(
     if options.reduction == "mean":
         by = torch.where(active, a * mass, 0) if weighted else a
         totals = Sum.apply(torch.stack([by.sum(), a.sum(), (a != 0).sum().to(a.dtype)]), row_groups)
+        totals = Vary.apply(totals, row_groups)
         void = (totals[0] == 0) | (totals[2] == 0)
         ce = torch.where(void, 0, a / torch.where(void, 1, totals[0]))
         z = torch.where(void, 0, a / torch.where(void, 1, totals[1]))

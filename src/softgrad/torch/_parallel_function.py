@@ -176,7 +176,8 @@ class ParallelLinearFunction(torch.autograd.Function):
         factors = walk.one.factors(records, row_groups)
         ctx.plan, ctx.place, ctx.row_groups, ctx.reduce = plan, place, row_groups, reduce_x_grad
         ctx.known = (records, factors)
-        ctx.walk = walk if any(ctx.needs_input_grad[:3]) and len(walk.tiles) == 1 else None
+        # Not the walk itself: `fully_shard` takes the weight's memory away between the passes.
+        ctx.tile = walk.tile if any(ctx.needs_input_grad[:3]) and len(walk.tiles) == 1 else None
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         return _loss(walk.one, factors, records, (walk.one.n,), row_groups, plan.call)
@@ -194,9 +195,10 @@ class ParallelLinearFunction(torch.autograd.Function):
             found = iter(torch.autograd.grad(loss, wanted, upstream, create_graph=True))
             return (*(next(found) if needed else None for needed in need), *nothing)
         records, factors = ctx.known
-        walk, ctx.walk = ctx.walk, None  # the gradient is written over its tile
-        kept = walk is not None
-        walk = walk or _Walk(plan, place, tensors)
+        walk = _Walk(plan, place, tensors)
+        kept = ctx.tile is not None
+        if kept:
+            walk.tile, ctx.tile = ctx.tile, None  # the gradient is written over it
         totals = _totals(tensors, plan, need)
         if factors.void or walk.one.n == 0:
             for t in totals:

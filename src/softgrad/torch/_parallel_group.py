@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+ALONE = "alone"  # a group of one rank, with nobody to ask
 HEADER_BYTES = 2048
 SIZE_DIGITS = 20  # of the slice's size, at the head of the header
 
@@ -48,6 +49,8 @@ class Place(NamedTuple):
 
 def group_of(group: Any) -> Any:
     """A process group, checked."""
+    if group is ALONE:
+        return group
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError("there is no process group; call torch.distributed.init_process_group, or run torchrun")
     if group is None:
@@ -70,13 +73,17 @@ def fingerprint(tensor: Tensor | None) -> str:
 
 def agree(group: Any, device: Any, size: int, facts: dict[str, Any], error: Exception | None) -> Place:
     """Exchange headers; the place of this rank, if all agree about ``facts`` and no rank brings an ``error``."""
+    if group is ALONE:
+        if error is not None:
+            raise error
+        return Place(group, 0, (size,))
     text = f"{size:<{SIZE_DIGITS}}" + _text(facts, error)
     header = text.encode()[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0")
-    own = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(device)
-    ranks = dist.get_world_size(group)
-    everyone = [torch.empty_like(own) for _ in range(ranks)]
-    reduced(lambda: dist.all_gather(everyone, own, group=group), group, str(facts["function"]))
-    found = [bytes(one.cpu().numpy()).rstrip(b"\0") for one in everyone]
+    with torch._C._DisableFuncTorch():  # the header is data, also where the call is refused for being transformed
+        own = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(device)
+        everyone = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+        reduced(lambda: dist.all_gather(everyone, own, group=group), group, str(facts["function"]))
+        found = [bytes(one.cpu().numpy()).rstrip(b"\0") for one in everyone]
     if error is not None:
         raise error
     if any(one[SIZE_DIGITS:] != found[0][SIZE_DIGITS:] for one in found):
@@ -133,7 +140,8 @@ def reduced(collective: Any, group: Any, function: str = "softgrad.torch.paralle
 
 def all_reduce(tensor: Tensor, operation: Any, group: Any) -> Tensor:
     """Reduce in place, over every rank of the group."""
-    reduced(lambda: dist.all_reduce(tensor, op=operation, group=group), group)
+    if group is not ALONE:
+        reduced(lambda: dist.all_reduce(tensor, op=operation, group=group), group)
     return tensor
 
 
@@ -158,9 +166,9 @@ class Later:
 
     def begin(self, tensor: Tensor) -> None:
         """Sum a contiguous tensor in place, some time before `finish` returns."""
-        self.under_way.append(
-            reduced(lambda: dist.all_reduce(tensor, group=self.group, async_op=True), self.group)
-        )
+        if self.group is not ALONE:
+            work = reduced(lambda: dist.all_reduce(tensor, group=self.group, async_op=True), self.group)
+            self.under_way.append(work)
 
     def finish(self) -> None:
         """Wait."""

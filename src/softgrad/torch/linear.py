@@ -97,7 +97,8 @@ def linear_cross_entropy(
     ``none`` the tiles are computed again in the backward pass.  A weight of the shape (C, d_1, …, D) is taken as
     PyTorch takes it, by way of its logits; so are second derivatives, forward mode and ``torch.func``.  The gradient of
     half-precision weights is added up in float32, and stays so, over micro-batches too, with
-    ``linear_weight.grad_dtype = torch.float32``.
+    ``linear_weight.grad_dtype = torch.float32``.  A weight that is a DTensor, sharded by its classes, or
+    an input that is one, sharded by its rows, gives a DTensor, by way of `softgrad.torch.parallel`.
 
     Examples
     --------
@@ -113,6 +114,15 @@ def linear_cross_entropy(
     ----------
     Wijmans et al., "Cut your losses in large-vocabulary language models", 2024, section 4 (never making the logits).
     """
+    if "DTensor" in (type(linear_weight).__name__, type(input).__name__):  # by name: to import it takes long
+        from softgrad.torch import _dtensor
+
+        return _dtensor.linear_cross_entropy(
+            input, linear_weight, linear_bias, target, weight, sample_weight, logit_scale, temperature, shift,
+            ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
+            smooth_finite_only=smooth_finite_only, softcap=softcap, z_loss=z_loss, max_memory=max_memory,
+            accumulate_dtype=accumulate_dtype, options=options, impl=impl, n_threads=n_threads,
+        )  # fmt: skip
     x, linear_weight, linear_bias = layer_of(input, linear_weight, linear_bias)
     target, values = split_target(target)
     if shift:
