@@ -141,7 +141,9 @@ def derivatives_by_weights_and_temperature() -> list[Tensor]:
     }  # fmt: skip
     whole = {n: followed(t) for n, t in whole.items()}
     lay = {"o": (Shard(0), Shard(1)), "y": (Shard(0), Shard(1)), "sample_weight": (Shard(0), Replicate())}
-    parts = {n: spread(t.detach(), mesh, *lay[n]).requires_grad_() if n in lay else followed(t) for n, t in whole.items()}
+    parts = {
+        n: spread(t.detach(), mesh, *lay[n]).requires_grad_() if n in lay else followed(t) for n, t in whole.items()
+    }
     gradients = []
     for tensors in (whole, parts):
         options = {n: t for n, t in tensors.items() if n not in ("o", "y")}

@@ -95,7 +95,9 @@ class TilePlan(NamedTuple):
 class TilePass:
     """One walk over the row tiles."""
 
-    def __init__(self, inputs: Inputs, plan: TilePlan, grads: LinearGradients, n_threads: int, products: Products) -> None:
+    def __init__(
+        self, inputs: Inputs, plan: TilePlan, grads: LinearGradients, n_threads: int, products: Products
+    ) -> None:
         self.inputs, self.plan, self.grads, self.n_threads = inputs, plan, grads, n_threads
         self.products = products
         classes = inputs.weight.shape[0]

@@ -25,7 +25,9 @@ import torch.distributed as dist
 def bits(results: Any) -> list[str]:
     """The tensors' bytes."""
     return [
-        t.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes().hex() for t in results or [] if t.numel()
+        t.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes().hex()
+        for t in results or []
+        if t.numel()
     ]
 
 

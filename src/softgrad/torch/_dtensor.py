@@ -1,8 +1,8 @@
 """DTensors through the vocabulary-parallel losses.
 
-One dimension of the mesh may shard the classes; over the others rows are sharded, or all is replicated.  Each rank works
-on its local tensors; the classes' ranks merge their statistics, the rows' ranks add up the loss and what ``mean`` divides
-by.  So the result is that of the whole batch, replicated, or sharded as the rows are for ``reduction="none"``.
+One dimension of the mesh may shard the classes; over the others rows are sharded, or all is replicated.  Each rank
+works on its local tensors; the classes' ranks merge their statistics, the rows' ranks add up the loss and what ``mean``
+divides by.  So the result is that of the whole batch, replicated, or sharded as the rows are for ``reduction="none"``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from softgrad.torch._call import class_axis, outer_shape
+from softgrad.torch._parallel_call import cross_entropy_over, linear_cross_entropy_over
 from softgrad.torch._parallel_group import ALONE, Vary
-from softgrad.torch.parallel import cross_entropy_over, linear_cross_entropy_over
 
 
 class Layout:
@@ -37,7 +37,7 @@ class Layout:
         return tuple(found)
 
     def local(self, tensor: Any, placements: tuple[Any, ...], name: str) -> Any:
-        """This rank's part of a tensor, which is a DTensor, or the whole on every rank."""
+        """Return this rank's part of a tensor, which is a DTensor, or the whole on every rank."""
         if tensor is None or not isinstance(tensor, Tensor):
             return tensor
         if not isinstance(tensor, DTensor):
@@ -98,7 +98,7 @@ def _layout(tensor: DTensor, axis: int, name: str) -> Layout:
 
 
 def cross_entropy(
-    logits: DTensor, target: Any, weight: Any, sample_weight: Any, logit_scale: Any, temperature: Any, inplace: bool,
+    logits: Any, target: Any, weight: Any, sample_weight: Any, logit_scale: Any, temperature: Any, inplace: bool,
     **options: Any,
 ) -> DTensor:  # fmt: skip
     """`softgrad.torch.cross_entropy` of logits that are a DTensor."""
@@ -132,8 +132,8 @@ def linear_cross_entropy(
         head = _layout(linear, 0, "linear_weight")
         if linear.ndim != 2 or head.rows:
             raise ValueError(
-                f"linear_weight of shape {tuple(linear.shape)} has the placements {linear.placements}; it is (V, D), and "
-                "nothing but its classes may be sharded"
+                f"linear_weight of shape {tuple(linear.shape)} has the placements {linear.placements}; it is (V, D), "
+                "and nothing but its classes may be sharded"
             )
         mesh, classes = head.mesh, head.classes
     else:

@@ -1,8 +1,8 @@
 """The loss of a slice of the classes in PyTorch's own operations: any device, any order of derivative.
 
-The formulas are those of `_composite`, with the sums over the classes summed over the ranks as well.  What a rank has of
-its own (logits, its slices of weights and soft targets) meets what all have alike (row weights, temperatures, values of
-sparse targets) through `Vary`, so that each gradient is whole on every rank.
+The formulas are those of `_composite`, with the sums over the classes summed over the ranks as well.  What a rank has
+of its own (logits, its slices of weights and soft targets) meets what all have alike (row weights, temperatures, values
+of sparse targets) through `Vary`, so that each gradient is whole on every rank.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _mass_and_dot(shares: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _targets(o: Tensor, target: Tensor, values: Tensor | None, axis: int, place: Place) -> Tensor:
-    """This slice of the targets, as (…, V of this rank)."""
+    """Return this slice of the targets, as (…, V of this rank)."""
     if values is None and target.is_floating_point():
         return target.movedim(axis, -1).to(o.dtype)
     zeros = torch.zeros_like(o.detach())

@@ -17,7 +17,6 @@ from torch import Tensor
 from softgrad._arrays import Array, Output, Rows
 from softgrad._linear_walk import INPUT_ROWS, Inputs, LinearGradients, TilePass, TilePlan
 from softgrad._schedule import streams
-from softgrad._threads import run_blocks
 from softgrad.torch import _memory, _parallel_composite
 from softgrad.torch._batch import array_of, rows_of, tensor_of, threads_for
 from softgrad.torch._call import Call

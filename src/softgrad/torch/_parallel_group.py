@@ -68,7 +68,7 @@ def fingerprint(tensor: Tensor | None) -> str:
     if tensor is None or tensor.device.type != "cpu":
         return ""
     data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return f"{zlib.crc32(data):08x}"
+    return f"{zlib.crc32(data.tobytes()):08x}"
 
 
 def agree(group: Any, device: Any, size: int, facts: dict[str, Any], error: Exception | None) -> Place:
@@ -87,7 +87,9 @@ def agree(group: Any, device: Any, size: int, facts: dict[str, Any], error: Exce
     if error is not None:
         raise error
     if any(one[SIZE_DIGITS:] != found[0][SIZE_DIGITS:] for one in found):
-        raise _disagreement(group, str(facts["function"]), [one[SIZE_DIGITS:].decode(errors="replace") for one in found])
+        raise _disagreement(
+            group, str(facts["function"]), [one[SIZE_DIGITS:].decode(errors="replace") for one in found]
+        )
     return Place(group, dist.get_rank(group), tuple(int(one[:SIZE_DIGITS]) for one in found))
 
 

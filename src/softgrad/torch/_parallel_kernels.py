@@ -161,9 +161,17 @@ class Slice:
         return np.where(self.a == 0, 0.0, losses)
 
     def gradient(
-        self, logits: Array, records: Array, lo: int, hi: int, factors: Factors, upstream: Any, grad: Array, stream: bool
+        self,
+        logits: Array,
+        records: Array,
+        lo: int,
+        hi: int,
+        factors: Factors,
+        upstream: Any,
+        grad: Array,
+        stream: bool,
     ) -> None:
-        """This rank's columns of the gradient of the rows [lo, hi), into ``grad``, which may be the logits."""
+        """Write this rank's columns of the gradient of the rows [lo, hi), into ``grad``, which may be the logits."""
         if factors.void or self.empty or hi == lo:
             grad[...] = 0
             return
