@@ -94,9 +94,8 @@ def report(runs: list[dict[str, Any]]) -> None:
     print(f"{'processes':>9}{'rows of the head':>18}{'tokens/s':>10}   first → last loss")
     for run in runs:
         curve = run["curve"]
-        print(
-            f"{run['processes']:>9}{run['rows']:>18}{run['tokens per second']:>10.0f}   {curve[0]:.4f} → {curve[-1]:.4f}"
-        )
+        own = f"{run['processes']:>9}{run['rows']:>18}{run['tokens per second']:>10.0f}"
+        print(f"{own}   {curve[0]:.4f} → {curve[-1]:.4f}")
     if len(runs) > 1:
         curves = torch.tensor([run["curve"] for run in runs], dtype=torch.float64)
         apart = float(((curves.amax(0) - curves.amin(0)) / curves.amin(0)).max())
@@ -123,7 +122,9 @@ def main() -> None:
         return
     if arguments.smoke:
         arguments.steps, arguments.batch, arguments.context, arguments.width, arguments.layers = 3, 2, 32, 16, 1
-    options = [f"--{name}={getattr(arguments, name)}" for name in ("batch", "context", "width", "layers", "heads", "lr")]
+    options = [
+        f"--{name}={getattr(arguments, name)}" for name in ("batch", "context", "width", "layers", "heads", "lr")
+    ]
     with tempfile.TemporaryDirectory() as folder:
         pieces = Path(folder) / "pieces.pt"
         torch.save(batches(corpus(), arguments.steps, arguments.batch, arguments.context), pieces)

@@ -28,6 +28,7 @@ from torch_cases import (
     upstream_for,
 )
 
+from softgrad import _backend
 from softgrad.torch import cross_entropy, linear_cross_entropy
 from softgrad.torch.parallel import vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
 
@@ -298,6 +299,22 @@ def edges_have_the_same_answers() -> list[Tensor]:
     losses += [compare_logits(o, quiet, options, ("ignored", options)) for options in sets]
     weights = torch.zeros(V, dtype=torch.float64)
     losses.append(compare_logits(normal(N, V), labels_for(o), {"weight": weights}, "weights of 0"))
+    return losses
+
+
+@case
+def without_the_kernels() -> list[Tensor]:
+    """An installation without a compiler computes in PyTorch's operations."""
+    o, x, w, b = normal(N, V), normal(N, D), normal(V, D, seed=2), normal(V, seed=3)
+    losses = []
+    with _backend.use("numpy"):
+        for name, reduction in itertools.product(("weighted smoothing", "everything"), ("mean", "none")):
+            options = {**option_sets(o.shape, V)[name], "reduction": reduction}
+            for kind, target in targets_of(o, 1).items():
+                for slices in ("uneven", "empty"):
+                    context = (name, reduction, kind, slices)
+                    losses.append(compare_logits(o, target, options, context, slices))
+                    losses.append(compare_linear(x, w, b, target, options, context, slices))
     return losses
 
 

@@ -14,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ import pytest
 import torch
 from parallel_cases import CASES
 from parallel_mesh_cases import CASES as MESH_CASES
+from torch_cases import same_bits
 
+from softgrad import _backend
 from softgrad.torch import cross_entropy, linear_cross_entropy, parallel
+from softgrad.torch._parallel_kernels import RECORD
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {
@@ -94,6 +98,37 @@ def test_a_lost_rank_ends_the_others(how: str, time_out: float, at_most: float, 
 def test_without_a_process_group() -> None:
     with pytest.raises(RuntimeError, match="torchrun"):
         parallel.vocab_parallel_cross_entropy(torch.zeros(2, 3), torch.tensor([0, 1]))
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Iterator[None]:
+    """A group of this process."""
+    store = (tmp_path / "store").as_uri()
+    torch.distributed.init_process_group("gloo", init_method=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone", "fresh_compiler")
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # the compiler looks at it where a graph breaks
+def test_compiled_code_goes_around_it() -> None:
+    logits, target = torch.randn(5, 40, requires_grad=True), torch.randint(40, (5,))
+    weight = torch.randn(7, 40, requires_grad=True)
+
+    def step(o: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        loss = parallel.vocab_parallel_cross_entropy(2 * o, target, label_smoothing=0.1)
+        return 3 * loss + parallel.vocab_parallel_linear_cross_entropy(o, w, target % 7).sin()
+
+    results = []
+    for function in (step, torch.compile(step, backend="eager")):
+        loss = function(logits, weight)
+        results.append((loss.detach(), *torch.autograd.grad(loss, (logits, weight))))
+    for a, b in zip(*results, strict=True):
+        assert same_bits(a, b)
+
+
+def test_the_record_is_the_kernels() -> None:
+    assert _backend.kernels().statistics_size == RECORD.itemsize
 
 
 NAMES = {"local_logits": "input", "x": "input", "local_weight": "linear_weight", "bias": "linear_bias"}

@@ -15,10 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from softgrad.torch import _parallel_call
 from softgrad.torch._documented import LOSS, documented
-from softgrad.torch._parallel_call import cross_entropy_over, linear_cross_entropy_over
 
 __all__ = ["vocab_parallel_cross_entropy", "vocab_parallel_linear_cross_entropy"]
+
+
+def _calls() -> Any:
+    """Who makes the call."""
+    if torch.compiler.is_compiling():
+        from softgrad.torch import _parallel_compiled
+
+        return _parallel_compiled
+    return _parallel_call
 
 
 @documented(*LOSS, "inplace", "n_threads")
@@ -42,8 +51,8 @@ def vocab_parallel_cross_entropy(
 ) -> Tensor:
     """Cross-entropy of logits whose class axis is cut into slices, one a rank.
 
-    Replaces ``cross_entropy(torch.cat(everyones_logits, 1), target)``, with the same bits of the loss on every rank, and
-    this rank's columns of the gradient.
+    Replaces ``cross_entropy(torch.cat(everyones_logits, 1), target)``, with the same bits of the loss on every rank,
+    and this rank's columns of the gradient.
 
     Parameters
     ----------
@@ -78,8 +87,8 @@ def vocab_parallel_cross_entropy(
     -----
     ``weight`` is this rank's slice too, of shape (C_own,).  ``label_smoothing`` spreads over the classes of all ranks.
     Derivatives of every order, by whatever tensor, work: a vector that multiplies a gradient lies as the gradient does,
-    slices for slices, and whole where that is whole.  Forward mode and ``torch.func`` are refused.  All ranks make the
-    same calls, backward passes included.
+    slices for slices, and whole where that is whole.  Forward mode and ``torch.func`` are refused, and `torch.compile`
+    breaks its graph here.  All ranks make the same calls, backward passes included.
 
     Examples
     --------
@@ -100,7 +109,7 @@ def vocab_parallel_cross_entropy(
     Shoeybi et al., "Megatron-LM: training multi-billion parameter language models using model parallelism", 2019,
     section 3 (the parallel cross-entropy).
     """
-    return cross_entropy_over(
+    return _calls().cross_entropy_over(
         "vocab_parallel_cross_entropy", local_logits, target, group, (), weight, ignore_index, reduction,
         label_smoothing, sample_weight, smooth_finite_only, logit_scale, softcap, temperature, z_loss, inplace,
         n_threads,
@@ -199,7 +208,7 @@ def vocab_parallel_linear_cross_entropy(
     Shoeybi et al., "Megatron-LM: training multi-billion parameter language models using model parallelism", 2019,
     section 3 (the parallel cross-entropy).
     """
-    return linear_cross_entropy_over(
+    return _calls().linear_cross_entropy_over(
         "vocab_parallel_linear_cross_entropy", x, local_weight, target, bias, group, (), reduce_x_grad, weight,
         ignore_index, reduction, label_smoothing, sample_weight, smooth_finite_only, logit_scale, softcap, temperature,
         z_loss, shift, max_memory, accumulate_dtype, options, impl, n_threads,
