@@ -73,7 +73,7 @@ def rivals(inputs: Inputs, head: bool) -> dict[str, Callable[[], Result | None]]
     mesh = init_device_mesh("cpu", (ranks,))
     shards = [distribute_tensor(t, mesh, [Replicate()]) for t in inputs.whole[:-1]]
     shards.append(distribute_tensor(inputs.whole[-1], mesh, [Shard(inputs.axis)]))
-    enough = 8 * len(labels) * len(inputs.own[-1])
+    enough = 8 * len(labels) * len(inputs.whole[-1])
 
     def run(tensors: list[Any], threads: int, loss_of: Callable[..., Tensor], **options: Any) -> Result:
         torch.set_num_threads(threads)

@@ -126,6 +126,7 @@ def option_sets(shape: tuple[int, ...], classes: int) -> dict[str, dict[str, Any
         "open classes": {"label_smoothing": 0.1, "smooth_finite_only": True, "weight": eighths(classes, seed=1)},
         "softcap": {"softcap": 2.0},
         "scales": {"logit_scale": -1.5, "temperature": 0.7},
+        "capped scales": {"softcap": 2.0, "logit_scale": -1.5},
         "z-loss": {"z_loss": 0.3},
         "rows": {"sample_weight": a},
     }
