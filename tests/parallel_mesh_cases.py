@@ -229,9 +229,19 @@ class Model(torch.nn.Module):
 @case
 def under_fully_shard() -> list[Tensor]:
     """FSDP2 over the rows, the head's classes over the other dimension; as one process over three steps."""
-    mesh = mesh_of()
+    return three_steps(mesh_of(), split=True)
+
+
+@case
+def under_fully_shard_alone() -> list[Tensor]:
+    """FSDP2 over all ranks: each has the whole head while it is read, and its memory goes in between."""
+    return three_steps(init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("rows",)), split=False)
+
+
+def three_steps(mesh: Any, split: bool) -> list[Tensor]:
+    """Losses, gradients and weights are those of one process."""
     alone, model = Model(), Model()
-    for name in ("weight", "bias"):
+    for name in ("weight", "bias") if split else ():
         parameter = getattr(model.head.linear, name)
         part = distribute_tensor(parameter.detach(), mesh["classes"], [Shard(0)])
         setattr(model.head.linear, name, torch.nn.Parameter(part))

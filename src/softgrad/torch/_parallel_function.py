@@ -112,12 +112,9 @@ class _Walk(TilePass):
         records = self.one._nothing(self.one.n)
         with self.products.single_threaded():
             for lo, hi in self.tiles if not self.one.empty else []:
-                records[lo:hi] = self.one.statistics(self._logits(lo, hi)[0], lo, hi)
+                x = self.products.widen(self.inputs.x[lo:hi], self.inputs.compute)
+                records[lo:hi] = self.one.statistics(self.logits(x, self.bias), lo, hi)
         return records
-
-    def _logits(self, lo: int, hi: int) -> tuple[Array, Array]:
-        x = self.products.widen(self.inputs.x[lo:hi], self.inputs.compute)
-        return self.logits(x, self.bias), x
 
     def carry_back(
         self, records: Array, factors: Factors, upstream: Any, totals: list[Any], kept: bool, later: Later | None
@@ -127,23 +124,26 @@ class _Walk(TilePass):
         self.grads = LinearGradients(None, by_weight, by_bias)
         with self.products.single_threaded():
             for lo, hi in self.tiles:
-                if not self.one.empty:
-                    x = self.products.widen(self.inputs.x[lo:hi], self.inputs.compute)
+                x = self.products.widen(self.inputs.x[lo:hi], self.inputs.compute)
+                if self.one.empty:
+                    g = np.empty((hi - lo, 0), self.inputs.compute)
+                else:
                     g = self.tile[: hi - lo] if kept else self.logits(x, self.bias)
                     self.one.gradient(g, records, lo, hi, factors, upstream, g, False)
-                    if by_x is not None:
-                        self._to_x(g, by_x[lo:hi])
-                    self.back(g, x, lo)
-                elif by_x is not None:
-                    by_x[lo:hi] = 0
-                if later is not None:
+                if by_x is not None:
+                    self._to_x(g, by_x[lo:hi])
+                if later is not None:  # under way while the weight's product, and the next tile's, are computed
                     later.begin(totals[0][lo:hi])
+                self.back(g, x, lo)
             if later is not None:
                 later.finish()
 
     def _to_x(self, g: Array, to: Array) -> None:
         """``G W`` of a tile, in the accumulator's type."""
         blocks = -(-len(g) // INPUT_ROWS)
+        if self.one.empty:
+            to[...] = 0
+            return
 
         def work(i: int) -> None:
             part = slice(len(g) * i // blocks, len(g) * (i + 1) // blocks)
