@@ -38,7 +38,7 @@ def cross_entropy(
     a = torch.ones(o.shape[:-1], dtype=wide, device=o.device)
     derived = False
     if sample_weight is not None:
-        a, derived = sample_weight.to(wide), _composite._derived(sample_weight)
+        a, derived = sample_weight.to(wide), _composite.derived(sample_weight)
     a = torch.where(kept, a, 0)
     active = kept & ((a != 0) | derived)
     own = {name: Vary.apply(number, here) for name, number in scalars.items()}

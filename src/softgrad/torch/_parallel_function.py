@@ -20,7 +20,7 @@ from softgrad._schedule import streams
 from softgrad.torch import _memory, _parallel_composite
 from softgrad.torch._batch import array_of, rows_of, tensor_of, threads_for
 from softgrad.torch._call import Call
-from softgrad.torch._linear_function import _STORAGE_ARRAYS, Plan, _fresh, _inputs, _rounded
+from softgrad.torch._linear_function import STORAGE_ARRAYS, Plan, fresh_tensor, inputs_of, rounded
 from softgrad.torch._parallel_group import Later, Place, Vary
 from softgrad.torch._parallel_kernels import Factors, Slice, summed
 from softgrad.torch._products import choose
@@ -100,7 +100,7 @@ class _Walk(TilePass):
         x, weight, bias, *rest = tensors
         self.place = place
         products = choose(x.dtype, x.shape[-1], plan.impl)
-        inputs = _inputs(x, weight, bias, products)
+        inputs = inputs_of(x, weight, bias, products)
         threads = threads_for(plan.call.n_threads, x.shape[0] * max(place.sizes))
         self.one = Slice(place, plan.call.options, inputs.rows, tuple(rest), threads)
         super().__init__(inputs, _sizes(plan, place, x, inputs.x), LinearGradients(None, None, None), threads, products)
@@ -109,7 +109,7 @@ class _Walk(TilePass):
 
     def statistics(self) -> Array:
         """Records of all rows over this rank's columns."""
-        records = self.one._nothing(self.one.n)
+        records = self.one.nothing(self.one.n)
         with self.products.single_threaded():
             for lo, hi in self.tiles if not self.one.empty else []:
                 x = self.products.widen(self.inputs.x[lo:hi], self.inputs.compute)
@@ -158,7 +158,7 @@ class _Walk(TilePass):
 
 def _sizes(plan: Plan, place: Place, x: Tensor, array: Array) -> TilePlan:
     """Tiles for the largest slice, and as if half precision were always converted: the same on every rank."""
-    compute, _ = _STORAGE_ARRAYS[torch.float64 if x.dtype == torch.float64 else torch.float32]
+    compute, _ = STORAGE_ARRAYS[torch.float64 if x.dtype == torch.float64 else torch.float32]
     weight = np.broadcast_to(np.zeros((1, 1), array.dtype), (max(place.sizes), array.shape[1]))
     return TilePlan.of(Inputs(array, weight, None, None, compute), plan.max_memory, plan.max_rows)  # type: ignore[arg-type]
 
@@ -206,16 +206,16 @@ class ParallelLinearFunction(torch.autograd.Function):
         else:
             later = Later(place.group) if need[0] and ctx.reduce else None
             walk.carry_back(records, factors, _factor(upstream, plan.call), totals, kept, later)
-        return (*(_rounded(t, like) for t, like in zip(totals, tensors, strict=False)), *nothing)
+        return (*(rounded(t, like) for t, like in zip(totals, tensors, strict=False)), *nothing)
 
 
 def _totals(tensors: tuple[Any, ...], plan: Plan, need: Any) -> list[Tensor | None]:
     x, weight, _ = tensors[:3]
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
     return [
-        _fresh(x.shape, wide) if need[0] else None,
-        _fresh(weight.shape, plan.accumulate_dtype) if need[1] else None,
-        _fresh(weight.shape[:1], plan.accumulate_dtype) if need[2] else None,
+        fresh_tensor(x.shape, wide) if need[0] else None,
+        fresh_tensor(weight.shape, plan.accumulate_dtype) if need[1] else None,
+        fresh_tensor(weight.shape[:1], plan.accumulate_dtype) if need[2] else None,
     ]
 
 

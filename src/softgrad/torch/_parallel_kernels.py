@@ -91,12 +91,12 @@ class Slice:
     def statistics(self, logits: Array, lo: int, hi: int) -> Array:
         """Records of the rows [lo, hi) over this rank's columns."""
         if self.empty:
-            return self._nothing(hi - lo)
+            return self.nothing(hi - lo)
         n, cols = logits.shape
         results = _backend.kernels().Results(n, cols, self.storage, *[None] * 7, False)
         return run_statistics(self._head(logits, lo, hi), results, n, cols, self.n_threads).view(RECORD)
 
-    def _nothing(self, n: int) -> Array:
+    def nothing(self, n: int) -> Array:
         records = np.zeros(n, RECORD)
         records["peak"], records["best"], records["argmax"] = self.masked, -np.inf, -1
         return records
@@ -116,7 +116,7 @@ class Slice:
         kind = np.float64 if self.storage == FLOAT64 else np.float32  # the type of the peaks
         peaks = torch.from_numpy((self.sign * records["peak"]).astype(kind))
         peak = self.sign * maximum(peaks, self.place.group).numpy().astype(np.float64)
-        restated = self._nothing(len(records))
+        restated = self.nothing(len(records))
         restated["peak"] = peak
         if not self.empty and len(records):
             raw = np.dtype(f"V{RECORD.itemsize}")
