@@ -71,10 +71,9 @@ def test_the_launch_ended_well(launch: Launch) -> None:
     assert launch.run.returncode == 0, launch.run.stderr[-4000:]
 
 
-@pytest.mark.parametrize(("how", "time_out", "at_most"), [("killed", 10.0, 10.0), ("late", 2.0, 8.0)])
-def test_a_lost_rank_ends_the_others(how: str, time_out: float, at_most: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("how", "ranks", "time_out", "at_most"), [("killed", 3, 10.0, 10.0), ("late", 2, 2.0, 8.0)])
+def test_a_lost_rank_ends_the_others(how: str, ranks: int, time_out: float, at_most: float, tmp_path: Path) -> None:
     """Within the time-out of the group, and the ranks it may be are named."""
-    ranks = 3
     started = [
         subprocess.Popen(
             [sys.executable, str(HERE / "parallel_lost.py"), how, str(tmp_path), str(rank), str(ranks), str(time_out)],
@@ -83,7 +82,7 @@ def test_a_lost_rank_ends_the_others(how: str, time_out: float, at_most: float, 
         for rank in range(ranks)
     ]  # fmt: skip
     codes = [process.wait(timeout=60) for process in started]
-    assert codes == [0, 0, -9 if how == "killed" else 0]
+    assert codes == [0] * (ranks - 1) + [-9 if how == "killed" else 0]
     for rank in range(ranks - 1):
         outcome = json.loads((tmp_path / f"rank{rank}.json").read_text())
         assert outcome["first"] == pytest.approx(math.log(5 * ranks))
