@@ -67,8 +67,19 @@ def test_transformers() -> None:
     assert "generated, with and without the patch: 'The statement is" in text
 
 
+def test_parallel_gpt() -> None:
+    text = run("parallel_gpt.py")
+    rows = [numbers(rf"(?m)^ +{processes} +(\d+) +(\S+)   (\S+) → (\S+)$", text) for processes in (1, 2, 4)]
+    assert [row[0] for row in rows] == [50257, 25129, 12565]
+    for _, _, first, last in rows:
+        assert abs(first - 10.82) < 0.3  # log of 50,257 classes
+        assert last < first
+    apart, allowed = numbers(r"the curves differ by (\S+) of the loss at most; (\S+) is allowed", text)
+    assert apart <= allowed <= 1e-4
+
+
 def test_no_example_is_forgotten() -> None:
     scripts = {path.name for path in EXAMPLES.glob("*.py")} - {"common.py"}
-    assert scripts == {"gpt.py", "soft_labels.py", "transformers_causal_lm.py"}
+    assert scripts == {"gpt.py", "parallel_gpt.py", "soft_labels.py", "transformers_causal_lm.py"}
     listed = (EXAMPLES / "README.md").read_text()
     assert all(name in listed for name in scripts)

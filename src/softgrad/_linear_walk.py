@@ -65,7 +65,7 @@ def contiguous(array: Array) -> Array:
     return array if flags.c_contiguous and flags.aligned and array.dtype.isnative else fresh(array)
 
 
-class _Plan(NamedTuple):
+class TilePlan(NamedTuple):
     """Sizes of the tiles, from shapes and budget alone."""
 
     rows: int  # of logits at a time
@@ -73,7 +73,7 @@ class _Plan(NamedTuple):
     workers: int  # that may hold a product at a time
 
     @classmethod
-    def of(cls, inputs: Inputs, max_memory: int | None, max_rows: int | None = None) -> _Plan:
+    def of(cls, inputs: Inputs, max_memory: int | None, max_rows: int | None = None) -> TilePlan:
         budget = DEFAULT_MEMORY if max_memory is None else max_memory
         if isinstance(budget, bool) or not hasattr(budget, "__index__"):
             raise TypeError(f"max_memory must be a whole number of bytes or None, not {budget!r}")
@@ -92,10 +92,12 @@ class _Plan(NamedTuple):
         return cls(rows, cols, max(1, scratch // (cols * product)))
 
 
-class _Pass:
+class TilePass:
     """One walk over the row tiles."""
 
-    def __init__(self, inputs: Inputs, plan: _Plan, grads: LinearGradients, n_threads: int, products: Products) -> None:
+    def __init__(
+        self, inputs: Inputs, plan: TilePlan, grads: LinearGradients, n_threads: int, products: Products
+    ) -> None:
         self.inputs, self.plan, self.grads, self.n_threads = inputs, plan, grads, n_threads
         self.products = products
         classes = inputs.weight.shape[0]
@@ -193,7 +195,7 @@ def walk(
 ) -> Outcome:
     """Every tile of rows: logits, kernel in place, products back.  The weights have been checked."""
     rows = inputs.rows
-    plan = _Plan.of(inputs, max_memory, max_rows)
+    plan = TilePlan.of(inputs, max_memory, max_rows)
     by_products = ByProducts(stats, rows)
     factors = settle(build_head(rows.array, rows.storage, targets, options, weights, a), rows, targets, options)
     n = len(rows.array)
@@ -207,7 +209,7 @@ def walk(
     if (factors.void and stats is None) or n == 0:
         by_products.deliver()
         return Outcome(losses, factors.void)
-    step = _Pass(inputs, plan, grads, n_threads, products)
+    step = TilePass(inputs, plan, grads, n_threads, products)
     bias = None if inputs.bias is None else products.widen(inputs.bias, inputs.compute)
     with products.single_threaded():
         for lo in range(0, n, plan.rows):

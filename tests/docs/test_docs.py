@@ -85,6 +85,7 @@ def test_every_link_inside_leads_somewhere(site: Path) -> None:
         "softgrad",
         "softgrad.derivation",
         "softgrad.torch",
+        "softgrad.torch.parallel",
         "softgrad.sklearn",
         "softgrad.regression",
         "softgrad.reference",

@@ -41,7 +41,7 @@ PUBLIC = [
     "softmax_jvp",
 ]
 FUNCTIONS = [name for name in PUBLIC if inspect.isfunction(getattr(softgrad, name))]
-MODULES = ("softgrad.loss", "softgrad.linear", "softgrad.reference")
+MODULES = ("softgrad.loss", "softgrad.linear", "softgrad.reference", "softgrad.torch", "softgrad.torch.parallel")
 FRAMEWORKS = (
     "torch",
     "sklearn",

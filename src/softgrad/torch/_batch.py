@@ -50,6 +50,29 @@ def array_of(tensor: Tensor) -> Array:
     return tensor.numpy()
 
 
+class _Lent:
+    """A tensor's memory for NumPy to look at."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        dtype, size = _DTYPES[tensor.dtype], tensor.element_size()
+        self.tensor = tensor
+        self.__array_interface__ = {
+            "shape": tuple(tensor.shape), "typestr": dtype.str, "data": (tensor.data_ptr(), False),
+            "strides": tuple(s * size for s in tensor.stride()), "version": 3,
+        }  # fmt: skip
+
+
+def lent_array_of(tensor: Tensor) -> Array:
+    """`array_of`, for parameters: ``Tensor.numpy`` fixes the size of the memory, which ``fully_shard`` has to change.
+
+    The array is for the time of the call: when the parameter is sharded again, its memory goes.
+    """
+    tensor = tensor.detach()
+    if tensor.is_neg() or tensor.numel() == 0:
+        return array_of(tensor.resolve_neg())
+    return np.asarray(_Lent(tensor))
+
+
 def tensor_of(array: Array, dtype: torch.dtype) -> Tensor:
     """The way back."""
     tensor = torch.from_numpy(array)
@@ -214,7 +237,8 @@ class Batch:
             return torch.from_numpy(losses).reshape(outer).to(dtype)
         if self.factors.void:
             return torch.tensor(float("nan"), dtype=dtype)
-        total = losses.sum() if self.n > 1 else losses[0] if self.n else 0.0
+        with np.errstate(invalid="ignore"):  # infinities of both signs, of which the NaN tells
+            total = losses.sum() if self.n > 1 else losses[0] if self.n else 0.0
         if dtype is torch.float32:
             return torch.from_numpy(_float32(total))
         return torch.tensor(total, dtype=dtype)

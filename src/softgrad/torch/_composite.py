@@ -103,7 +103,7 @@ def row_of(tensors: Sequence[Any], options: Options, axis: int, scalars: dict[st
         a = sample_weight.to(o.dtype)
         # A row of weight 0 counts for nothing, but its loss is what the weight's own derivative is about.
         sound = (torch.isfinite(o) | (o == -INFINITY)).all(-1) & (o > -INFINITY).any(-1)
-        active = kept & ((a != 0) | (sound & _derived(sample_weight)))
+        active = kept & ((a != 0) | (sound & derived(sample_weight)))
     a = torch.where(kept, a, 0)
     o = torch.where(active[..., None], o, 0)
     u, slope, curve = transform(o, options, scalars or {})
@@ -133,7 +133,7 @@ def row_of(tensors: Sequence[Any], options: Options, axis: int, scalars: dict[st
     )  # fmt: skip
 
 
-def _derived(tensor: Tensor) -> bool:
+def derived(tensor: Tensor) -> bool:
     """Whether somebody may ask for a derivative by this tensor."""
     return tensor.requires_grad or torch._C._functorch.is_functorch_wrapped_tensor(tensor) or has_tangent(tensor)
 

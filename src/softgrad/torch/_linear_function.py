@@ -14,12 +14,21 @@ from softgrad._core import Outcome, class_weights
 from softgrad._linear_walk import Inputs, LinearGradients, contiguous, walk
 from softgrad._products import Products
 from softgrad.torch import _columns, _composite, _memory
-from softgrad.torch._batch import HALF, array_of, row_weights_of, targets_of, tensor_of, threads_for, weights_of
+from softgrad.torch._batch import (
+    HALF,
+    array_of,
+    lent_array_of,
+    row_weights_of,
+    targets_of,
+    tensor_of,
+    threads_for,
+    weights_of,
+)
 from softgrad.torch._call import Call
 from softgrad.torch._function import Gradient
 from softgrad.torch._products import TorchProducts, choose
 
-_STORAGE_ARRAYS: dict[torch.dtype, tuple[Any, int]] = {
+STORAGE_ARRAYS: dict[torch.dtype, tuple[Any, int]] = {
     torch.float32: (np.float32, FLOAT32),
     torch.float64: (np.float64, FLOAT64),
     torch.bfloat16: (np.uint16, BFLOAT16),
@@ -38,15 +47,14 @@ class Plan:
     accumulate_dtype: torch.dtype
 
 
-def _inputs(x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> Inputs:
+def inputs_of(x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> Inputs:
     half = x.dtype in HALF and not isinstance(products, TorchProducts)
-    compute, storage = _STORAGE_ARRAYS[torch.float32 if half else x.dtype]
+    compute, storage = STORAGE_ARRAYS[torch.float32 if half else x.dtype]
     n, classes = len(x), len(weight)
     unseen = np.broadcast_to(np.zeros((1, classes), compute), (n, classes))
     rows = Rows(unseen, storage, (n, classes), 1, np.dtype(compute))
-    return Inputs(
-        contiguous(array_of(x)), contiguous(array_of(weight)), None if bias is None else array_of(bias), rows, compute
-    )
+    b = None if bias is None else lent_array_of(bias)
+    return Inputs(contiguous(array_of(x)), contiguous(lent_array_of(weight)), b, rows, compute)
 
 
 def walk_tensors(
@@ -58,14 +66,14 @@ def walk_tensors(
     call = plan.call
     wide = plan.accumulate_dtype
     totals = [
-        _fresh(x.shape, x.dtype) if need[0] else None,
-        _fresh(weight.shape, wide) if need[1] else None,
-        _fresh(weight.shape[:1], wide) if need[2] else None,
+        fresh_tensor(x.shape, x.dtype) if need[0] else None,
+        fresh_tensor(weight.shape, wide) if need[1] else None,
+        fresh_tensor(weight.shape[:1], wide) if need[2] else None,
     ]
     if stats is None and _columns.needed(plan.max_memory, len(x), len(weight)):
         return _columns.walk(plan, tensors, totals, upstream), totals
     products = choose(x.dtype, x.shape[-1], plan.impl)
-    inputs = _inputs(x, weight, bias, products)
+    inputs = inputs_of(x, weight, bias, products)
     threads = threads_for(call.n_threads, x.shape[0] * weight.shape[0])
     targets = targets_of(target, values, inputs.rows)
     w = class_weights(weights_of(class_weight), inputs.rows, "weight")
@@ -95,11 +103,11 @@ def accumulator(dtype: torch.dtype, asked: torch.dtype | None) -> torch.dtype:
     return usual if asked is None else asked
 
 
-def _fresh(shape: Any, dtype: torch.dtype) -> Tensor:
-    return tensor_of(_memory.empty(tuple(shape), _STORAGE_ARRAYS[dtype][0]), dtype)
+def fresh_tensor(shape: Any, dtype: torch.dtype) -> Tensor:
+    return tensor_of(_memory.empty(tuple(shape), STORAGE_ARRAYS[dtype][0]), dtype)
 
 
-def _rounded(total: Tensor | None, like: Tensor) -> Tensor | None:
+def rounded(total: Tensor | None, like: Tensor) -> Tensor | None:
     """A gradient in its tensor's type, or wider where ``Tensor.grad_dtype`` asks for it."""
     if total is None:
         return None
@@ -147,7 +155,7 @@ class LinearCrossEntropyFunction(torch.autograd.Function):
             for total in totals:
                 if total is not None:
                     total.mul_(g)
-        return (*(_rounded(t, like) for t, like in zip(totals, tensors, strict=False)), *rest)
+        return (*(rounded(t, like) for t, like in zip(totals, tensors, strict=False)), *rest)
 
 
 def _differentiable(plan: Plan, tensors: tuple[Any, ...], need: Any, upstream: Tensor) -> tuple[Any, ...]:

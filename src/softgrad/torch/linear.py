@@ -97,7 +97,8 @@ def linear_cross_entropy(
     ``none`` the tiles are computed again in the backward pass.  A weight of the shape (C, d_1, …, D) is taken as
     PyTorch takes it, by way of its logits; so are second derivatives, forward mode and ``torch.func``.  The gradient of
     half-precision weights is added up in float32, and stays so, over micro-batches too, with
-    ``linear_weight.grad_dtype = torch.float32``.
+    ``linear_weight.grad_dtype = torch.float32``.  A weight that is a DTensor, sharded by its classes, or
+    an input that is one, sharded by its rows, gives a DTensor, by way of `softgrad.torch.parallel`.
 
     Examples
     --------
@@ -113,10 +114,19 @@ def linear_cross_entropy(
     ----------
     Wijmans et al., "Cut your losses in large-vocabulary language models", 2024, section 4 (never making the logits).
     """
+    if "DTensor" in (type(linear_weight).__name__, type(input).__name__):  # by name: to import it takes long
+        from softgrad.torch import _dtensor
+
+        return _dtensor.linear_cross_entropy(
+            input, linear_weight, linear_bias, target, weight, sample_weight, logit_scale, temperature, shift,
+            ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
+            smooth_finite_only=smooth_finite_only, softcap=softcap, z_loss=z_loss, max_memory=max_memory,
+            accumulate_dtype=accumulate_dtype, options=options, impl=impl, n_threads=n_threads,
+        )  # fmt: skip
     x, linear_weight, linear_bias = layer_of(input, linear_weight, linear_bias)
     target, values = split_target(target)
     if shift:
-        x, target, values, sample_weight = _shifted(x, target, values, sample_weight)
+        x, target, values, sample_weight = shifted(x, target, values, sample_weight)
     scalars = followed_scalars(logit_scale=logit_scale, temperature=temperature)
     ignored = -100 if ignore_index is None else ignore_index  # PyTorch's linear_cross_entropy says None for its default
     call = call_of(
@@ -139,8 +149,8 @@ def linear_cross_entropy(
     check_targets(target, values, (*outer, classes), len(outer), call.options, x.device)
     if weight is not None or sample_weight is not None:
         check_weights(weight, sample_weight, (*outer, classes), len(outer), x.device)
-    _checked_memory(max_memory)
-    max_rows, accumulate_dtype = _honoured(options, accumulate_dtype)
+    checked_memory(max_memory)
+    max_rows, accumulate_dtype = honoured(options, accumulate_dtype)
     plan = Plan(call, max_memory, max_rows, checked_impl(impl), accumulator(linear_weight.dtype, accumulate_dtype))
     shaped = target
     flat, target, values, sample_weight = flat_rows(x, classes, target, values, sample_weight)
@@ -152,29 +162,34 @@ def linear_cross_entropy(
     return loss.reshape(outer) if reduction == "none" else loss
 
 
-def layer_of(x: Any, weight: Any, bias: Any) -> tuple[Tensor, Tensor, Tensor | None]:
+NAMES_OF_LAYER = ("input", "linear_weight", "linear_bias")
+
+
+def layer_of(
+    x: Any, weight: Any, bias: Any, names: tuple[str, str, str] = NAMES_OF_LAYER
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """The layer's tensors, checked, in autocast's type where autocast is on."""
-    for name, tensor in (("input", x), ("linear_weight", weight), ("linear_bias", bias)):
-        if tensor is None and name == "linear_bias":
+    for name, tensor in zip(names, (x, weight, bias), strict=True):
+        if tensor is None and name == names[2]:
             continue
         check_logits(tensor, name)
         if tensor.device != x.device:
-            raise ValueError(f"{name} is on {tensor.device} and the input on {x.device}")
+            raise ValueError(f"{name} is on {tensor.device} and the {names[0]} on {x.device}")
     if weight.ndim < 2 or x.shape[-1] != weight.shape[-1]:
         raise ValueError(
-            f"input has shape {tuple(x.shape)} and linear_weight {tuple(weight.shape)}; they are (..., D) and (V, D)"
+            f"{names[0]} has shape {tuple(x.shape)} and {names[1]} {tuple(weight.shape)}; they are (..., D) and (V, D)"
         )
-    if weight.shape[0] == 0:
-        raise ValueError(f"linear_weight of shape {tuple(weight.shape)} has no classes")
+    if weight.shape[0] == 0 and names is NAMES_OF_LAYER:  # a rank's slice may be empty
+        raise ValueError(f"{names[1]} of shape {tuple(weight.shape)} has no classes")
     if bias is not None and bias.shape != weight.shape[:-1]:
-        raise ValueError(f"linear_bias has shape {tuple(bias.shape)}; one number a class is {tuple(weight.shape[:-1])}")
+        raise ValueError(f"{names[2]} has shape {tuple(bias.shape)}; one number a class is {tuple(weight.shape[:-1])}")
     kind = x.device.type
     if autocasts(kind):
         dtype = torch.get_autocast_dtype(kind)
         x, weight, bias = (t if t is None or t.dtype == torch.float64 else t.to(dtype) for t in (x, weight, bias))
-    for name, tensor in (("linear_weight", weight), ("linear_bias", bias)):
+    for name, tensor in ((names[1], weight), (names[2], bias)):
         if tensor is not None and tensor.dtype != x.dtype:
-            raise TypeError(f"input has dtype {x.dtype} and {name} {tensor.dtype}; convert one of them")
+            raise TypeError(f"{names[0]} has dtype {x.dtype} and {name} {tensor.dtype}; convert one of them")
     return x, weight, bias
 
 
@@ -193,7 +208,7 @@ def _many_heads(
     return dispatch(logits, target, values, weight, sample_weight, call, scalars)
 
 
-def _shifted(x: Tensor, target: Any, values: Any, sample_weight: Any) -> tuple[Tensor, Any, Any, Any]:
+def shifted(x: Tensor, target: Any, values: Any, sample_weight: Any) -> tuple[Tensor, Any, Any, Any]:
     """Position t predicts target t + 1: the causal language model's targets."""
     if x.ndim < 2:
         raise ValueError(f"shift=True needs a sequence: input (..., T, D), not {tuple(x.shape)}")
@@ -205,7 +220,7 @@ def _shifted(x: Tensor, target: Any, values: Any, sample_weight: Any) -> tuple[T
     return x.narrow(axis, 0, max(0, x.shape[axis] - 1)), later[0], later[1], later[2]
 
 
-def _honoured(options: Any, accumulate_dtype: torch.dtype | None) -> tuple[int | None, torch.dtype | None]:
+def honoured(options: Any, accumulate_dtype: torch.dtype | None) -> tuple[int | None, torch.dtype | None]:
     """What PyTorch's ``LinearCrossEntropyOptions`` mean here; what means nothing here is refused by name."""
     if options is None:
         return None, accumulate_dtype
@@ -230,7 +245,7 @@ def _honoured(options: Any, accumulate_dtype: torch.dtype | None) -> tuple[int |
     return given["batch_chunk_size"], accumulate_dtype or given["acc_dtype"]
 
 
-def _checked_memory(max_memory: Any) -> None:
+def checked_memory(max_memory: Any) -> None:
     if max_memory is None:
         return
     if isinstance(max_memory, bool) or not hasattr(max_memory, "__index__"):

@@ -134,7 +134,8 @@ def cross_entropy(
     -----
     Derivatives of any order, forward mode and ``torch.func`` work; by ``weight``, ``sample_weight``, ``temperature``,
     ``logit_scale`` and soft targets as well as by the input.  Tensors that are not on the CPU, and derivatives by
-    weights or temperatures, are computed in PyTorch's own operations.
+    weights or temperatures, are computed in PyTorch's own operations.  A DTensor, sharded by rows,
+    by classes or both, gives a DTensor, by way of `softgrad.torch.parallel`.
 
     Examples
     --------
@@ -150,6 +151,14 @@ def cross_entropy(
     ----------
     Bishop, "Pattern Recognition and Machine Learning", 2006, equations 4.108 and 4.109.
     """
+    if type(input).__name__ == "DTensor":  # by name: to import it takes longer than a loss
+        from softgrad.torch import _dtensor
+
+        return _dtensor.cross_entropy(
+            input, target, weight, sample_weight, logit_scale, temperature, inplace, ignore_index=ignore_index,
+            reduction=reduction, label_smoothing=label_smoothing, smooth_finite_only=smooth_finite_only,
+            softcap=softcap, z_loss=z_loss, n_threads=n_threads,
+        )  # fmt: skip
     check_logits(input)
     axis = class_axis(input)
     target, values = split_target(target)

@@ -1,0 +1,177 @@
+"""DTensors through the vocabulary-parallel losses.
+
+One dimension of the mesh may shard the classes; over the others rows are sharded, or all is replicated.  Each rank
+works on its local tensors; the classes' ranks merge their statistics, the rows' ranks add up the loss and what ``mean``
+divides by.  So the result is that of the whole batch, replicated, or sharded as the rows are for ``reduction="none"``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, Replicate, Shard
+
+from softgrad.torch._call import class_axis, outer_shape
+from softgrad.torch._parallel_call import cross_entropy_over, linear_cross_entropy_over
+from softgrad.torch._parallel_group import ALONE, Vary
+
+
+class Layout:
+    """Which dimensions of a mesh shard classes, and which rows."""
+
+    def __init__(self, mesh: Any, classes: int | None, rows: dict[int, int]) -> None:
+        self.mesh, self.classes, self.rows = mesh, classes, rows  # rows: mesh dimension → axis among the rows' axes
+        self.group = ALONE if classes is None else mesh.get_group(classes)
+        self.row_groups = tuple(mesh.get_group(i) for i in sorted(rows))
+
+    def placements(self, class_axis: int | None, sharded_rows: bool = True) -> tuple[Any, ...]:
+        """Of a tensor with the classes at an axis, or none; rows' axes beyond it are moved up."""
+        found: list[Any] = [Replicate()] * self.mesh.ndim
+        if class_axis is not None and self.classes is not None:
+            found[self.classes] = Shard(class_axis)
+        if sharded_rows:
+            for i, axis in self.rows.items():
+                found[i] = Shard(axis + (class_axis is not None and axis >= class_axis))
+        return tuple(found)
+
+    def local(self, tensor: Any, placements: tuple[Any, ...], name: str) -> Any:
+        """Return this rank's part of a tensor, which is a DTensor, or the whole on every rank."""
+        if tensor is None or not isinstance(tensor, Tensor):
+            return tensor
+        if not isinstance(tensor, DTensor):
+            if self.rows and any(placements[i] != Replicate() for i in self.rows):
+                raise ValueError(
+                    f"{name} is a plain tensor, and the rows are sharded over the mesh; hand over a DTensor, "
+                    "so that it is clear which rows these are"
+                )
+            tensor = DTensor.from_local(tensor, self.mesh, [Replicate()] * self.mesh.ndim, run_check=False)
+        elif tensor.device_mesh != self.mesh:
+            raise ValueError(f"{name} lies on {tensor.device_mesh}, and the classes on {self.mesh}")
+        if tensor.placements != placements:
+            tensor = tensor.redistribute(self.mesh, placements)
+        return tensor.to_local(grad_placements=placements)
+
+    def by_rows(self, tensor: Any) -> Any:
+        """What all rows' ranks have alike: its gradient is the sum of theirs."""
+        follows = isinstance(tensor, Tensor) and tensor.requires_grad and self.row_groups
+        return Vary.apply(tensor, self.row_groups) if follows else tensor
+
+    def targets(self, target: Any, rows_axis: int) -> Any:
+        """Targets of any kind; dense soft ones have the classes at ``rows_axis``."""
+        if isinstance(target, tuple):
+            rows = self.placements(None)
+            return tuple(self.local(part, rows, "target") for part in target)
+        soft = isinstance(target, Tensor) and target.is_floating_point()
+        return self.local(target, self.placements(rows_axis if soft else None), "target")
+
+    def numbers(self, value: Any) -> Any:
+        """A temperature that may have a derivative."""
+        return self.by_rows(self.local(value, self.placements(None, False), "a number"))
+
+    def whole(self, loss: Tensor, reduction: str, outer: tuple[int, ...]) -> DTensor:
+        """The loss as a DTensor."""
+        if reduction != "none":
+            return DTensor.from_local(loss, self.mesh, [Replicate()] * self.mesh.ndim, run_check=False)
+        stride = torch.empty(outer, device="meta").stride()
+        return DTensor.from_local(
+            loss, self.mesh, self.placements(None), run_check=False, shape=torch.Size(outer), stride=stride
+        )
+
+
+def _layout(tensor: DTensor, axis: int, name: str) -> Layout:
+    """Of a tensor with classes at ``axis``."""
+    classes = [i for i, p in enumerate(tensor.placements) if p.is_shard(axis)]
+    if len(classes) > 1:
+        raise ValueError(
+            f"{name} has the placements {tensor.placements}; one dimension of the mesh shards the classes (axis {axis})"
+        )
+    rows = {}
+    for i, placement in enumerate(tensor.placements):
+        if i in classes or placement == Replicate():
+            continue
+        if type(placement) is not Shard:
+            raise ValueError(f"{name} has the placement {placement}; redistribute it to Shard or Replicate first")
+        rows[i] = placement.dim - (placement.dim > axis)
+    return Layout(tensor.device_mesh, classes[0] if classes else None, rows)
+
+
+def cross_entropy(
+    logits: Any, target: Any, weight: Any, sample_weight: Any, logit_scale: Any, temperature: Any, inplace: bool,
+    **options: Any,
+) -> DTensor:  # fmt: skip
+    """`softgrad.torch.cross_entropy` of logits that are a DTensor."""
+    if inplace:
+        raise ValueError("inplace=True does not go with DTensors")
+    axis = class_axis(logits)
+    layout = _layout(logits, axis, "input")
+    rows = layout.placements(None)
+    loss = cross_entropy_over(
+        "cross_entropy",
+        logits.to_local(grad_placements=logits.placements),
+        layout.targets(target, axis),
+        layout.group,
+        layout.row_groups,
+        weight=layout.by_rows(layout.local(weight, layout.placements(0, False), "weight")),
+        sample_weight=layout.local(sample_weight, rows, "sample_weight"),
+        logit_scale=layout.numbers(logit_scale),
+        temperature=layout.numbers(temperature),
+        inplace=False,
+        **options,
+    )
+    return layout.whole(loss, options["reduction"], outer_shape(tuple(logits.shape), axis))
+
+
+def linear_cross_entropy(
+    x: Any, linear: Any, bias: Any, target: Any, weight: Any, sample_weight: Any, logit_scale: Any,
+    temperature: Any, shift: bool, **options: Any,
+) -> DTensor:  # fmt: skip
+    """`softgrad.torch.linear_cross_entropy` of a head or inputs that are DTensors."""
+    if isinstance(linear, DTensor):
+        head = _layout(linear, 0, "linear_weight")
+        if linear.ndim != 2 or head.rows:
+            raise ValueError(
+                f"linear_weight of shape {tuple(linear.shape)} has the placements {linear.placements}; it is (V, D), "
+                "and nothing but its classes may be sharded"
+            )
+        mesh, classes = head.mesh, head.classes
+    else:
+        mesh, classes = x.device_mesh, None
+    layout = Layout(mesh, classes, _rows_of(x, classes) if isinstance(x, DTensor) else {})
+    last = x.ndim - 1
+    if shift and last - 1 in layout.rows.values():
+        raise ValueError("shift=True needs the neighbours of each position, and the sequence is sharded: shift before")
+    slices = layout.placements(0, False)
+    loss = linear_cross_entropy_over(
+        "linear_cross_entropy",
+        layout.local(x, layout.placements(None), "input"),
+        layout.by_rows(layout.local(linear, slices, "linear_weight")),
+        layout.targets(target, last),
+        layout.by_rows(layout.local(bias, slices, "linear_bias")),
+        layout.group,
+        layout.row_groups,
+        reduce_x_grad=True,
+        weight=layout.by_rows(layout.local(weight, slices, "weight")),
+        sample_weight=layout.local(sample_weight, layout.placements(None), "sample_weight"),
+        logit_scale=layout.numbers(logit_scale),
+        temperature=layout.numbers(temperature),
+        shift=shift,
+        **options,
+    )
+    outer = list(x.shape[:-1])
+    if shift:
+        outer[-1] = max(0, outer[-1] - 1)
+    return layout.whole(loss, options["reduction"], tuple(outer))
+
+
+def _rows_of(x: DTensor, classes: int | None) -> dict[int, int]:
+    """How the rows of the input are sharded; over the classes' dimension of the mesh they are gathered."""
+    rows = {}
+    for i, placement in enumerate(x.placements):
+        if i == classes or placement == Replicate() or placement.is_partial():
+            continue
+        if type(placement) is not Shard or placement.dim == x.ndim - 1:
+            raise ValueError(f"input has the placements {x.placements}; its rows may be sharded, its features not")
+        rows[i] = placement.dim
+    return rows
