@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -28,6 +29,9 @@ _UsageProblem: Any = next(kind for kind in typer.BadParameter.__mro__ if kind.__
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
     _command[:] = arguments
+    for stream in (sys.stdout, sys.stderr):  # what is said in any locale holds a … or somebody's name
+        if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
+            stream.reconfigure(encoding="utf-8")
     try:
         code = app(args=gathered(arguments) or ["--help"], prog_name="softgrad", standalone_mode=False)
         sys.stdout.flush()

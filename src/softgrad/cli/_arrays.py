@@ -66,7 +66,7 @@ def _loaded(path: Path, kind: str) -> dict[str, Any]:
     try:
         if kind == "npy":
             return {"x": _matrix(path, "x", np.load(path, mmap_mode="r", allow_pickle=False))}
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         what = "holds Python objects, which are not loaded" if "pickle" in str(error) else f"cannot be read ({error})"

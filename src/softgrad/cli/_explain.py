@@ -72,9 +72,6 @@ def _page(page: str, html: Path | None, look: bool) -> int:
 
 
 def _terminal(e: Explanation) -> int:
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure and (sys.stdout.encoding or "").lower().replace("-", "") != "utf8":
-        reconfigure(encoding="utf-8")  # Σ and ∂ are most of what there is to say
     console = Console(highlight=False)
     words, part, checks, wrong = WORDS[e.lang], "", 0, 0
     console.print(Text(words["title"], style="bold"))

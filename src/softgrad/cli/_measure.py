@@ -83,7 +83,7 @@ def evaluate(
         balanced_accuracy=float(recall[present].mean()),
         macro_f1=float(f1[present | (chosen > 0)].mean()),
         log_loss=float(losses @ a / a.sum()),
-        log_loss_interval=_interval(losses, a, seed),
+        log_loss_interval=_interval(losses * a, a, seed),
         reliability=reliability(logits, own, weight),
         confusion=confusion,
         precision=precision,
@@ -106,13 +106,14 @@ def reliability(logits: Float, own: NDArray[np.intp], weight: Float | None) -> R
     return Reliability(sums[0] / mass[held], sums[1] / mass[held], mass[held])
 
 
-def _interval(losses: Float, a: Float, seed: int) -> tuple[float, float]:
+def _interval(weighted: Float, a: Float, seed: int) -> tuple[float, float]:
     """The middle 95 % of the mean loss of rows drawn again and again (the percentile bootstrap)."""
-    rng, n = np.random.default_rng(seed), len(losses)
+    rng, n = np.random.default_rng(seed), len(a)
     draws = max(200, min(DRAWS, DRAWN // max(1, n)))
     means = np.empty(draws)
     for i in range(draws):
-        counts = np.bincount(rng.integers(n, size=n), minlength=n) * a
-        means[i] = losses @ counts / counts.sum() if counts.any() else np.nan
+        rows = rng.integers(n, size=n)
+        mass = a[rows].sum()
+        means[i] = weighted[rows].sum() / mass if mass > 0 else np.nan
     low, high = np.nanquantile(means, [0.025, 0.975])
     return float(low), float(high)

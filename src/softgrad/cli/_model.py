@@ -10,6 +10,8 @@ import io
 import json
 import platform
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,11 +122,27 @@ def save(path: Path, pipeline: Pipeline, ingredients: list[Ingredient], **facts:
         "columns": [item.described() for item in ingredients],
         **facts,
     }
-    archive = io.BytesIO(skops_io().dumps(pipeline, compression=zipfile.ZIP_DEFLATED))
+    with _without_vocabularies(pipeline):
+        archive = io.BytesIO(skops_io().dumps(pipeline, compression=zipfile.ZIP_DEFLATED))
     with zipfile.ZipFile(archive, "a", compression=zipfile.ZIP_DEFLATED) as members:
         members.writestr(_MEMBER, json.dumps(description, indent=2))
     with replacing(path) as file:
         file.write(archive.getbuffer())
+
+
+@contextmanager
+def _without_vocabularies(pipeline: Pipeline) -> Iterator[None]:
+    """The dictionaries of words taken away, which scikit-learn makes again of their arrays."""
+    held = [(step, vars(step).pop("vocabulary_")) for step in _text_steps(pipeline)]
+    try:
+        yield
+    finally:
+        for step, vocabulary in held:
+            step.vocabulary_ = vocabulary
+
+
+def _text_steps(pipeline: Pipeline) -> list[Any]:
+    return [step for name, step, _ in getattr(pipeline[0], "transformers_", []) if name.startswith("text ")]
 
 
 def load(path: Path) -> Model:
@@ -186,6 +204,8 @@ def _ingredients(path: Path, pipeline: Pipeline, description: dict[str, Any]) ->
         return []
     try:
         found = ingredients_of(described)
+        for step in _text_steps(pipeline):
+            step.get_feature_names_out()  # makes the dictionary of words
         parts = [part for item in found for part in item.parts]
         fits = (
             len(pipeline) == 2

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 RARE = 10  # a level of fewer rows joins the rare ones; of fewer than 1,000 rows, one in a hundred
 TERMS = 1 << 18  # of a column of text, the most frequent
+LONGEST = 64  # letters of a word
 WIDE = 2000  # one-hot columns from which on the matrix is sparse
 
 __all__ = ["Preparation", "is_sparse"]
@@ -134,7 +135,7 @@ class Preparation:
     def _text(self, name: str) -> TfidfVectorizer:
         counter = self.terms[name]
         fewest = 2 if self.n_rows >= 100 else 1
-        kept = [(term, count) for term, count in counter.items() if count >= fewest]
+        kept = [(term, count) for term, count in counter.items() if count >= fewest and len(term) <= LONGEST]
         if not kept:
             raise UserError(
                 f"column {name!r}: no word is in {fewest} rows or more, so nothing can be learnt from it as text: "
@@ -143,10 +144,11 @@ class Preparation:
         if len(kept) > TERMS:
             kept = sorted(kept, key=lambda item: (-item[1], item[0]))[:TERMS]
         kept.sort()
-        vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=fewest)
+        # As an array, which a model file holds as such; of a dictionary it would describe every word with 500 bytes.
+        terms = np.array([term for term, _ in kept])
+        vectorizer = TfidfVectorizer(sublinear_tf=True, min_df=fewest, vocabulary=terms)
         frequency = np.array([count for _, count in kept], dtype=np.float64)
-        vectorizer.fixed_vocabulary_ = False
-        vectorizer.vocabulary_ = {term: i for i, (term, _) in enumerate(kept)}
+        vectorizer.get_feature_names_out()  # sets what it derives from the vocabulary
         vectorizer.idf_ = np.log((1 + self.n_rows) / (1 + frequency)) + 1  # scikit-learn's smooth_idf
         return vectorizer
 
