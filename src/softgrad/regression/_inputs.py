@@ -15,6 +15,7 @@ from scipy import linalg, sparse
 from softgrad._threads import resolve_threads
 from softgrad.regression._design import Design
 from softgrad.regression._problem import SMALL, Problem
+from softgrad.regression._row_sums import RowSums
 from softgrad.regression._sparse import is_sparse
 from softgrad.regression.sources import RowBlocks
 
@@ -30,7 +31,7 @@ __all__ = ["Inputs", "checked"]
 class Inputs:
     """A problem, and the way between its variables and the caller's."""
 
-    def __init__(self, problem: Problem, basis: Float | None) -> None:
+    def __init__(self, problem: RowSums, basis: Float | None) -> None:
         self.problem, self.basis = problem, basis
         self.binomial = problem.n_classes == 2
         self.preconditioner: Any = None
