@@ -25,7 +25,7 @@ ROW_SPACE_ROWS = 3000  # the eigenproblem of that many rows is a second
 LARGEST = {4: 1e18, 8: 1e150}  # by the bytes of a number
 CHECKED_ROWS = 1 << 22  # numbers looked at together
 
-__all__ = ["Inputs", "checked"]
+__all__ = ["Inputs", "checked", "checked_rows"]
 
 
 class Inputs:
@@ -95,7 +95,7 @@ def checked(
     reduce_rows: bool,
 ) -> Inputs:
     """Check everything but C and the solver's options, and make the problem."""
-    x = _rows_of(x)
+    x = checked_rows(x)
     n = x.n_rows if isinstance(x, RowBlocks) else x.shape[0]
     if n == 0:
         raise ValueError("x has no rows: nothing to fit")
@@ -137,7 +137,8 @@ def checked(
     return Inputs(problem, basis)
 
 
-def _rows_of(x: Any) -> Any:
+def checked_rows(x: Any) -> Any:
+    """The rows, finite and of a size whose squares are; sparse ones as a CSR array."""
     if isinstance(x, RowBlocks):
         return x
     if is_sparse(x):

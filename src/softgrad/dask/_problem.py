@@ -1,0 +1,232 @@
+"""The sums that the solvers ask for, when the rows are blocks among Dask's workers.
+
+The solver runs here; what it sees of the rows is `RowSums`, and every method is one pass of `_graph`.  A few rows come
+here, once: those by which a preconditioner knows where the data lie and how far their probabilities have moved.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softgrad.dask._block import Model, Point, Step
+from softgrad.dask._graph import collect, each, literal, reduce
+from softgrad.loss import softmax
+from softgrad.regression._problem import MOST_LEVELLED
+from softgrad.regression._row_sums import Evaluation, RowSums, levelled
+
+Array = NDArray[Any]
+Float = NDArray[np.float64]
+
+__all__ = ["Remote", "Shape"]
+
+
+class Shape:
+    """What is known of X: as `Design`, with no row."""
+
+    def __init__(
+        self, lengths: Sequence[int], n_features: int, dtype: Any, *, sparse: bool, in_memory: bool, reach: float
+    ) -> None:
+        self.edges = np.concatenate([[0], np.cumsum(lengths)])  # of the blocks
+        self.n_rows, self.n_features, self.dtype = int(self.edges[-1]), n_features, np.dtype(dtype)
+        self.sparse, self.in_memory = sparse, in_memory
+        self._reach = reach
+        self.some: Any = None  # fetches rows by their numbers
+
+    def zeros(self, k: int) -> Array:
+        """Zeros (K, P)."""
+        return np.zeros((k, self.n_features))
+
+    def reach(self) -> float:
+        """No row is longer."""
+        return self._reach
+
+    def rows(self, index: Array, dtype: Any) -> Array:
+        """Some rows."""
+        return np.asarray(self.some(index)[0], dtype=dtype)
+
+
+class Remote(RowSums):
+    """Blocks of rows and what all of them know; the state is the name of the point that they look at."""
+
+    def __init__(self, blocks: Sequence[Any], shape: Shape, model: Model, class_mass: Float, *, offset: bool) -> None:
+        self.blocks, self.design, self.model = list(blocks), shape, model
+        self.n_classes, self.fit_intercept, self.n_threads = model.n_classes, model.fit_intercept, model.n_threads
+        self.class_mass, self.mass = class_mass, float(class_mass.sum())
+        self.small = model.small
+        self.dtype: Any = np.float64 if model.small else np.float32
+        self.passes = 0.0
+        self._offset_range: float | None = None if offset else 0.0
+        self._target_sums: Float | None = None
+        self._weight, self._bias = np.zeros((model.n_classes, shape.n_features)), np.zeros(model.n_classes)
+        self._point: Any = None
+        self._step: Any = None
+        self._settled = False  # whether the point waits for its gradient
+        self._shifts: tuple[Array, ...] = ()
+        self._known: dict[int, tuple[Array, float, Array | None]] = {}
+        shape.some = self._some
+
+    def _sum(self, name: str, method: str, *arguments: Any, step: Any = None, merge: Any = None) -> Any:
+        """A pass at the point."""
+        kept = [self._point] if step is None else [self._point, step]
+        return reduce(name, method, self.blocks, self._shifts, *arguments, kept=kept, merge=merge)
+
+    def _move(self, weight: Float, bias: Float, *, precise: bool, settled: bool) -> None:
+        """Look at another point: it goes among the workers, and stays for all passes there."""
+        self._shifts, self._step = (), None
+        sent = np.ascontiguousarray(weight, np.float64 if precise else self.dtype)
+        point = Point(uuid.uuid4().hex, sent, bias, precise, settled)
+        self._point = literal(point, "weights")
+
+    # --- at a point --------------------------------------------------------------------------------------------------
+
+    def settle(self, weight: Float, bias: Float, *, precise: bool, known: bool, enough: float = 0.0) -> Float | None:  # noqa: ARG002
+        """Store the scores of a point and level its intercepts; returns how far these moved.
+
+        Scores are made of the weights each time, never moved along a direction: what they are does not depend on what
+        a worker has seen.
+        """
+        if not self.holds_scores or not self.fit_intercept or self.n_classes > MOST_LEVELLED:
+            return None
+        self._move(weight, bias, precise=precise, settled=True)
+        self._settled = True
+        self.passes += 0.5
+
+        def shift(by: Array) -> None:
+            self._shifts = (*self._shifts, by)
+
+        dtype = np.float64 if precise else self.dtype
+        return levelled(lambda: np.asarray(self._sum("level", "level_sums")), shift, self.class_mass, dtype, enough)
+
+    def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> Evaluation:
+        """Loss and gradient at a point; ``known``: it is the one that was settled."""
+        settled = known and self._settled  # solvers know no more than that they moved along the direction
+        if not settled:
+            self._move(weight, bias, precise=precise, settled=False)
+        self.passes += 0.5 if settled else 1.0
+        self._settled = False
+        self._weight, self._bias = weight, bias
+        loss, g, gb = self._sum("gradient", "sums")
+        return Evaluation.of(loss, g, gb, weight, bias, self.mass)
+
+    def product(self, weight: Array, bias: Array) -> tuple[Float, Float]:
+        """The Hessian of the loss at the point times a direction."""
+        step = Step("", np.ascontiguousarray(weight, self.dtype), np.asarray(bias))
+        self.passes += 1.0 if self.holds_scores else 1.5
+        product, of_bias = self._sum("product", "product", step)
+        return product, of_bias
+
+    def direction(self, weight: Array, bias: Array) -> float:
+        """Take a direction's scores; returns the root of their mean square."""
+        step = Step(uuid.uuid4().hex, np.ascontiguousarray(weight, self.dtype), np.asarray(bias))
+        self._step = literal(step, "direction")
+        self.passes += 0.5
+        square = float(self._sum("direction", "direction", step=self._step))
+        return float(np.sqrt(square / (self.design.n_rows * self.n_classes)))
+
+    def line(self, step: float) -> float:
+        """Σ a ℓ at a step along the direction."""
+        if not self.holds_scores:
+            self.passes += 1.0
+        return float(self._sum("line", "line", float(step), step=self._step))
+
+    def advance(self, step: float) -> None:
+        """Nothing is stored here: the next gradient makes its scores of the weights."""
+
+    # --- of the data -------------------------------------------------------------------------------------------------
+
+    @property
+    def offset_range(self) -> float:
+        """The largest difference between two offsets of a row."""
+        if self._offset_range is None:
+            self._offset_range = float(reduce("offset", "offset_range", self.blocks, merge=max))
+        return self._offset_range
+
+    def target_sums(self) -> Float:
+        """Σ a y xᵀ."""
+        if self._target_sums is None:
+            prior = np.maximum(self.class_mass / self.mass, 1e-300)
+            self._target_sums = np.asarray(reduce("targets", "target_sums", self.blocks, prior))
+            self.passes += 0.5
+        return self._target_sums
+
+    # --- curvature ---------------------------------------------------------------------------------------------------
+
+    @property
+    def holds_scores(self) -> bool:
+        """Whether workers store the scores of the point."""
+        return self.model.arrays >= 2
+
+    @property
+    def holds_prob(self) -> bool:
+        """Whether they store its probabilities."""
+        return self.model.arrays >= 3
+
+    def _some(self, index: Array) -> tuple[Array, Float, Array | None]:
+        """Some rows with their curvature and offsets, fetched once."""
+        new = np.array(sorted({int(i) for i in index} - self._known.keys()), dtype=np.intp)
+        parts = np.searchsorted(new, self.design.edges)
+        wanted = [b for b in range(len(self.blocks)) if parts[b] < parts[b + 1]]
+        numbers = [new[parts[b] : parts[b + 1]] - self.design.edges[b] for b in wanted]
+        tasks = each("rows", _rows, [self.blocks[b] for b in wanted], numbers) if wanted else []
+        for b, inside, (x, curvature, offset) in zip(wanted, numbers, collect(tasks), strict=True):
+            for i, number in enumerate(inside):
+                row = x[i], float(curvature[i]), None if offset is None else offset[i]
+                self._known[int(number + self.design.edges[b])] = row
+        found = [self._known[int(i)] for i in index]
+        offset = None if found[0][2] is None else np.array([row[2] for row in found])
+        return np.array([row[0] for row in found]), np.array([row[1] for row in found]), offset
+
+    def row_curvature(self, index: Array) -> Float:
+        """a_i t_i of some rows."""
+        return self._some(index)[1]
+
+    def probabilities(self, index: Array, x: Array | None = None) -> Array:  # noqa: ARG002
+        """S of some rows at the point."""
+        rows, _, offset = self._some(index)
+        z = rows.astype(self.dtype, copy=False) @ self._weight.T.astype(self.dtype) + self._bias.astype(self.dtype)
+        if offset is not None:
+            z += offset.astype(self.dtype)
+        return softmax(z, n_threads=1)
+
+    def spread(self, index: Array | None = None) -> float:
+        """Σ a t (1 − ‖S‖²) of some rows."""
+        if index is None:
+            return float(self._sum("spread", "spread"))
+        prob = self.probabilities(index)
+        left = np.maximum(1 - np.einsum("ij,ij->i", prob, prob).astype(np.float64), 1e-12)
+        return float(left @ self.row_curvature(index))
+
+    def class_curvature(self) -> Float:
+        """Σ a t S (1 − S)."""
+        return np.asarray(self._sum("curvature", "class_curvature"))
+
+    def hessian_diagonal(self) -> tuple[Float, Float]:
+        """Σ a t S (1 − S) x², and the same without x."""
+        self.passes += 0.5
+        weight, bias = self._sum("diagonal", "hessian_diagonal")
+        return weight, bias
+
+    def class_grams(
+        self, center: Float, square: float, kappa: float, sample: float, *, even: bool, features: Array | None
+    ) -> tuple[Array, Float]:
+        """The Gram matrices of all classes, each block's share made where it lies."""
+        assert features is None
+        curvature = self.class_curvature()
+        grams, counts = self._sum("grams", "class_grams", center, square, kappa, sample, even, curvature)
+        return grams, counts
+
+    def hessian(self, count: int | None = None) -> Float:
+        """The whole Hessian, or one from about ``count`` rows."""
+        width = self.design.n_features + int(self.fit_intercept)
+        self.passes += self.n_classes * width / 4 * (1.0 if count is None else count / self.design.n_rows)
+        return np.asarray(self._sum("hessian", "hessian", count))
+
+
+def _rows(block: Any, index: Array, _: Any) -> tuple[Array, Float, Array | None]:
+    found: tuple[Array, Float, Array | None] = block.rows(index)
+    return found
