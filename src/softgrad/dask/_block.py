@@ -8,6 +8,8 @@ or came back from disk, computes them again by the same steps, to the same bits.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.regression._class_grams import Whole, class_grams
-from softgrad.regression._design import Design
+from softgrad.regression._design import Design, Slot
 from softgrad.regression._problem import Problem
 from softgrad.regression._sparse import is_sparse
 
@@ -191,15 +193,40 @@ class Block:
 
     # --- curvature at a point ----------------------------------------------------------------------------------------
 
+    @contextmanager
+    def _with_prob(self, point: Point, shifts: tuple[Array, ...]) -> Iterator[Problem]:
+        """The problem with its probabilities: for as long as this lasts, if it does not keep them."""
+        problem = self._look(point, shifts)
+        kept = problem.prob is not None
+        if not kept:
+            prob = np.empty((problem.design.n_rows, problem.n_classes), problem.dtype)
+
+            def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+                prob[lo:hi] = problem.prob_of(slot, x, lo, hi)
+
+            problem.walk(work, problem.dtype)
+            problem.prob = prob
+        try:
+            yield problem
+        finally:
+            if not kept:
+                problem.prob = None
+            self._rest()
+
     def spread(self, point: Point, shifts: tuple[Array, ...]) -> float:
         """Σ h (1 − ‖S‖²)."""
-        with self._lock:
-            return self._look(point, shifts).spread()
+        with self._lock, self._with_prob(point, shifts) as problem:
+            return problem.spread()
 
     def class_curvature(self, point: Point, shifts: tuple[Array, ...]) -> Float:
         """Σ h S (1 − S)."""
-        with self._lock:
-            return self._look(point, shifts).class_curvature()
+        with self._lock, self._with_prob(point, shifts) as problem:
+            return problem.class_curvature()
+
+    def probabilities(self, point: Point, shifts: tuple[Array, ...], index: Array) -> Array:
+        """S of some rows."""
+        with self._lock, self._with_prob(point, shifts) as problem:
+            return problem.probabilities(index)
 
     def hessian_diagonal(self, point: Point, shifts: tuple[Array, ...]) -> tuple[Float, Float]:
         """Its two sums."""
@@ -210,24 +237,20 @@ class Block:
 
     def class_grams(
         self, point: Point, shifts: tuple[Array, ...], center: Float, square: float, kappa: float, sample: float,
-        even: bool, curvature: Float,
+        even: bool, curvature: Float, top: Array | None,
     ) -> tuple[Array, Float]:  # fmt: skip
-        """The block's share of the Gram matrices, and the rows drawn."""
-        with self._lock:
+        """The block's share of the Gram matrices, and the rows drawn; ``top``: of these columns of sparse rows."""
+        with self._lock, self._with_prob(point, shifts) as problem:
             whole = Whole(self._data[-1].n_rows, curvature)
-            return class_grams(
-                self._look(point, shifts), center, square, kappa, sample, even=even, features=None, whole=whole
-            )
+            columns = None if top is None else self.columns(np.arange(problem.design.n_rows), top)
+            return class_grams(problem, center, square, kappa, sample, even=even, features=columns, whole=whole)
 
     def hessian(self, point: Point, shifts: tuple[Array, ...], count: int | None) -> Float:
         """The whole Hessian, or the block's share of one from about ``count`` rows."""
-        with self._lock:
-            problem = self._look(point, shifts)
+        with self._lock, self._with_prob(point, shifts) as problem:
             if count is not None:
                 count = max(1, round(count * problem.design.n_rows / self._data[-1].n_rows))
-            found = problem.hessian(count)
-            self._rest()
-            return found
+            return problem.hessian(count)
 
     # --- of the data -------------------------------------------------------------------------------------------------
 
@@ -241,6 +264,15 @@ class Block:
     def offset_range(self) -> float:
         """The largest difference between two offsets of a row."""
         return self.problem.offset_range
+
+    def squares(self) -> Float:
+        """Σ x² of each feature of sparse rows."""
+        x = self.problem.design.x
+        return np.bincount(x.indices, x.data.astype(np.float64) ** 2, x.shape[1]).astype(np.float64)
+
+    def columns(self, index: Array, top: Array) -> Array:
+        """Some columns of some sparse rows, dense in float32."""
+        return np.asarray(self.problem.design.x[index][:, top].toarray(), dtype=np.float32)
 
     def rows(self, index: Array) -> tuple[Array, Float, Array | None]:
         """Some rows, their curvature and their offsets."""

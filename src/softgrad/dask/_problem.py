@@ -18,6 +18,7 @@ from softgrad.dask._graph import collect, each, literal, reduce
 from softgrad.loss import softmax
 from softgrad.regression._problem import MOST_LEVELLED
 from softgrad.regression._row_sums import Evaluation, RowSums, levelled
+from softgrad.regression._sparse import HEAVY
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -29,13 +30,22 @@ class Shape:
     """What is known of X: as `Design`, with no row."""
 
     def __init__(
-        self, lengths: Sequence[int], n_features: int, dtype: Any, *, sparse: bool, in_memory: bool, reach: float
+        self,
+        lengths: Sequence[int],
+        n_features: int,
+        dtype: Any,
+        *,
+        sparse: bool,
+        reach: float,
+        stored: int,
     ) -> None:
         self.edges = np.concatenate([[0], np.cumsum(lengths)])  # of the blocks
         self.n_rows, self.n_features, self.dtype = int(self.edges[-1]), n_features, np.dtype(dtype)
-        self.sparse, self.in_memory = sparse, in_memory
-        self._reach = reach
-        self.some: Any = None  # fetches rows by their numbers
+        self.sparse, self.in_memory = sparse, True
+        self._reach, self.stored = reach, stored
+        self.blocks: Sequence[Any] = ()
+        self.sample: Any = None  # fetches rows, once
+        self._top: Array | None = None
 
     def zeros(self, k: int) -> Array:
         """Zeros (K, P)."""
@@ -46,8 +56,35 @@ class Shape:
         return self._reach
 
     def rows(self, index: Array, dtype: Any) -> Array:
-        """Some rows."""
-        return np.asarray(self.some(index)[0], dtype=dtype)
+        """Some dense rows."""
+        return np.asarray(self.sample(index)[0], dtype=dtype)
+
+    def heavy(self) -> tuple[Array, Columns]:
+        """The features of sparse rows with the largest sums of squares, and these columns."""
+        if self._top is None:
+            squares = reduce("squares", "squares", self.blocks)
+            self._top = np.sort(np.argsort(-squares, kind="stable")[:HEAVY])
+        return self._top, Columns(self, self._top)
+
+    def fetch(self, method: str, index: Array, *arguments: Any) -> list[Any]:
+        """What a method of each block answers for some of its rows, in ascending order."""
+        parts = np.searchsorted(index, self.edges)
+        wanted = [b for b in range(len(self.blocks)) if parts[b] < parts[b + 1]]
+        inside = [index[parts[b] : parts[b + 1]] - self.edges[b] for b in wanted]
+        blocks = [self.blocks[b] for b in wanted]
+        alike = [[value] * len(blocks) for value in arguments]
+        return collect(each(method, _ask, blocks, inside, *alike, shared=method))
+
+
+class Columns:
+    """Some columns of all rows, of which a few rows may be looked at here."""
+
+    def __init__(self, design: Shape, top: Array) -> None:
+        self.design, self.top = design, top
+        self.shape = design.n_rows, len(top)
+
+    def __getitem__(self, index: Array) -> Array:
+        return np.concatenate(self.design.fetch("columns", index, self.top))
 
 
 class Remote(RowSums):
@@ -67,8 +104,8 @@ class Remote(RowSums):
         self._step: Any = None
         self._settled = False  # whether the point waits for its gradient
         self._shifts: tuple[Array, ...] = ()
-        self._known: dict[int, tuple[Array, float, Array | None]] = {}
-        shape.some = self._some
+        self._samples: list[tuple[Array, tuple[Array, Float, Array | None]]] = []
+        shape.blocks, shape.sample = self.blocks, self._sample
 
     def _sum(self, name: str, method: str, *arguments: Any, step: Any = None, merge: Any = None) -> Any:
         """A pass at the point."""
@@ -163,31 +200,35 @@ class Remote(RowSums):
 
     @property
     def holds_prob(self) -> bool:
-        """Whether they store its probabilities."""
-        return self.model.arrays >= 3
+        """Whether sums of its probabilities can be had: where they are not stored, a task makes them anew."""
+        return True
 
-    def _some(self, index: Array) -> tuple[Array, Float, Array | None]:
-        """Some rows with their curvature and offsets, fetched once."""
-        new = np.array(sorted({int(i) for i in index} - self._known.keys()), dtype=np.intp)
-        parts = np.searchsorted(new, self.design.edges)
-        wanted = [b for b in range(len(self.blocks)) if parts[b] < parts[b + 1]]
-        numbers = [new[parts[b] : parts[b + 1]] - self.design.edges[b] for b in wanted]
-        tasks = each("rows", _rows, [self.blocks[b] for b in wanted], numbers) if wanted else []
-        for b, inside, (x, curvature, offset) in zip(wanted, numbers, collect(tasks), strict=True):
-            for i, number in enumerate(inside):
-                row = x[i], float(curvature[i]), None if offset is None else offset[i]
-                self._known[int(number + self.design.edges[b])] = row
-        found = [self._known[int(i)] for i in index]
-        offset = None if found[0][2] is None else np.array([row[2] for row in found])
-        return np.array([row[0] for row in found]), np.array([row[1] for row in found]), offset
+    def _sample(self, index: Array) -> tuple[Array, Float, Array | None]:
+        """Some dense rows with their curvature and offsets, fetched once."""
+        for known, (x, curvature, offset) in self._samples:
+            at = np.minimum(np.searchsorted(known, index), len(known) - 1)
+            if np.array_equal(known[at], index):
+                return x[at], curvature[at], None if offset is None else offset[at]
+        found = self.design.fetch("rows", index)
+        offsets = [offset for _, _, offset in found if offset is not None]
+        sample = (
+            np.concatenate([x for x, _, _ in found]),
+            np.concatenate([curvature for _, curvature, _ in found]),
+            np.concatenate(offsets) if offsets else None,
+        )
+        self._samples.append((np.asarray(index), sample))
+        return sample
 
     def row_curvature(self, index: Array) -> Float:
         """a_i t_i of some rows."""
-        return self._some(index)[1]
+        return self._sample(index)[1]
 
     def probabilities(self, index: Array, x: Array | None = None) -> Array:  # noqa: ARG002
         """S of some rows at the point."""
-        rows, _, offset = self._some(index)
+        if self.design.sparse:
+            shifts = self._shifts
+            return np.concatenate(self.design.fetch("probabilities", index, self._point, shifts))
+        rows, _, offset = self._sample(index)
         z = rows.astype(self.dtype, copy=False) @ self._weight.T.astype(self.dtype) + self._bias.astype(self.dtype)
         if offset is not None:
             z += offset.astype(self.dtype)
@@ -203,6 +244,8 @@ class Remote(RowSums):
 
     def class_curvature(self) -> Float:
         """Σ a t S (1 − S)."""
+        if not self.holds_scores:
+            self.passes += 0.5
         return np.asarray(self._sum("curvature", "class_curvature"))
 
     def hessian_diagonal(self) -> tuple[Float, Float]:
@@ -212,12 +255,14 @@ class Remote(RowSums):
         return weight, bias
 
     def class_grams(
-        self, center: Float, square: float, kappa: float, sample: float, *, even: bool, features: Array | None
+        self, center: Float, square: float, kappa: float, sample: float, *, even: bool, features: Any
     ) -> tuple[Array, Float]:
         """The Gram matrices of all classes, each block's share made where it lies."""
-        assert features is None
+        top = None if features is None else features.top
         curvature = self.class_curvature()
-        grams, counts = self._sum("grams", "class_grams", center, square, kappa, sample, even, curvature)
+        if not self.holds_scores:
+            self.passes += 0.5
+        grams, counts = self._sum("grams", "class_grams", center, square, kappa, sample, even, curvature, top)
         return grams, counts
 
     def hessian(self, count: int | None = None) -> Float:
@@ -227,6 +272,9 @@ class Remote(RowSums):
         return np.asarray(self._sum("hessian", "hessian", count))
 
 
-def _rows(block: Any, index: Array, _: Any) -> tuple[Array, Float, Array | None]:
-    found: tuple[Array, Float, Array | None] = block.rows(index)
-    return found
+def _ask(block: Any, index: Array, *rest: Any) -> Any:
+    """A method, named last, with its arguments: those of a point come first."""
+    *arguments, method = rest
+    if method == "probabilities":
+        return block.probabilities(*arguments, index)
+    return getattr(block, method)(index, *arguments)

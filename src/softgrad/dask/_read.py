@@ -59,8 +59,8 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
     )  # fmt: skip
     blocks = each("block", make, rows, shared=(model, targets.classes))
     shape = Shape(
-        lengths, p, first.dtype, sparse=first.sparse and not small, in_memory=bool(estimator.cache),
-        reach=max(one.reach for one in found),
+        lengths, p, first.dtype, sparse=first.sparse and not small,
+        reach=max(one.reach for one in found), stored=sum(one.stored for one in found),
     )  # fmt: skip
     w = np.ones(k) if weight is None else weight
     mass = (1 - model.label_smoothing) * w * targets.totals

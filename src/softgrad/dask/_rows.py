@@ -57,6 +57,7 @@ class Summary:
     totals: Float | None = None
     reach: float = 0.0
     n_bytes: int = 0
+    stored: int = 0
     weight: float = 0.0
     offset_columns: int = 0
     error: str | None = None
@@ -168,9 +169,11 @@ def summary(rows: Rows | Summary, *_: Any) -> Summary:
         square, size = p * largest**2, rows.x.nbytes
     reach = float(np.sqrt(square)) * (1 + 1e-9)
     columns = 0 if rows.offset is None else 1 if rows.offset.ndim == 1 else rows.offset.shape[1]
+    stored = int(rows.x.nnz) if is_sparse(rows.x) else n * p
     return Summary(
-        rows.n_given, n, p, rows.x.dtype, is_sparse(rows.x), rows.known, totals, reach, size, float(a.sum()), columns
-    )
+        rows.n_given, n, p, rows.x.dtype, is_sparse(rows.x), rows.known, totals, reach, size, stored, float(a.sum()),
+        columns,
+    )  # fmt: skip
 
 
 def make(rows: Rows, shared: tuple[Model, Array]) -> Block:

@@ -51,7 +51,7 @@ class Blocks:
         # What it costs, in passes: multiplications, and what is done once a class, at the speeds of one processor.
         work = float(counts.sum()) * width**2 / 80e9
         work += k * (width**3 / (60e9 * max(1.0, width / 256)) + 1e-4 + 4e-9 * n)
-        self.price = work / (2.0 * n * p * k / 38e9 if features is None else 2.0 * design.x.nnz * k / 5.4e9)
+        self.price = work / (2.0 * n * p * k / 38e9 if features is None else 2.0 * design.stored * k / 5.4e9)
         self.penalty: float | None = None
 
     @staticmethod

@@ -428,7 +428,7 @@ class Problem(RowSums):
         return np.asarray(h @ (prob * (1 - prob)), dtype=np.float64)
 
     def class_grams(
-        self, center: Float, square: float, kappa: float, sample: float, *, even: bool, features: Array | None
+        self, center: Float, square: float, kappa: float, sample: float, *, even: bool, features: Any
     ) -> tuple[Array, Float]:
         """The Gram matrices of `_class_blocks`, and the rows drawn for each class."""
         return class_grams(self, center, square, kappa, sample, even=even, features=features)

@@ -153,7 +153,7 @@ class RowSums(ABC):
 
     @abstractmethod
     def class_grams(
-        self, center: Float, square: float, kappa: float, sample: float, *, even: bool, features: Array | None
+        self, center: Float, square: float, kappa: float, sample: float, *, even: bool, features: Any
     ) -> tuple[Array, Float]:
         """The Gram matrices of `_class_blocks`, (K, P + 1, P + 1) in float32, and the rows drawn for each class."""
 
