@@ -122,7 +122,8 @@ class Block:
     def level_sums(self, point: Point, shifts: tuple[Array, ...]) -> Float:
         """Σ h S and Σ h S Sᵀ, with intercepts moved by the shifts."""
         with self._lock:
-            total = self.problem.level_sums(self._store(point, shifts))
+            held = self._passing(point, shifts) if self.problem.scores is None else self._store(point, shifts)
+            total = self.problem.level_sums(held)
             self._rest()
             return total
 
@@ -144,6 +145,24 @@ class Block:
             problem.shift(self._held, by)
         self._state = (point.name, len(shifts), False)
         return self._held
+
+    def _passing(self, point: Point, shifts: tuple[Array, ...]) -> Array:
+        """The scores of a point, for this task alone."""
+        problem = self.problem
+        dtype = np.float64 if point.precise else problem.dtype
+        bias = point.bias + sum((by.astype(np.float64) for by in shifts), np.zeros(problem.n_classes))
+        at, held = (
+            problem.layer.parameters(point.weight, bias, dtype),
+            np.empty((len(problem.losses), len(bias)), dtype),
+        )
+
+        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            problem.layer.scores(slot, x, at, held[lo:hi])
+            if problem.offset is not None:
+                held[lo:hi] += problem.offset[lo:hi]
+
+        problem.walk(work, dtype, stored=True)
+        return held
 
     def _judge(self, point: Point, shifts: tuple[Array, ...]) -> tuple[float, Float, Float]:
         if point.settled:

@@ -2,7 +2,8 @@
 
 The tree's shape depends on the number of blocks alone, so the bits of a sum do not depend on who computed what.  A task
 gets its block and its arguments, and nothing else: one that was lost with its worker is run again by Dask, with the
-same result.  Arguments are a task of their own, so that they leave the client once and go from worker to worker.
+same result.  Large arguments are a task of their own, which leaves the client once and goes from worker to worker, and
+large results meet on the way; small ones travel with the tasks, which saves the time of two messages.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from dask.highlevelgraph import HighLevelGraph
 from softgrad._threads import single_threaded_blas
 
 FAN_IN = 8  # of the tree
+FEW_BYTES = 16 << 10  # of arguments that go with each task
+SMALL_RESULTS = 1 << 20  # bytes, of all blocks together, that are added up here
 LARGE_GRAPH = "distributed.admin.large-graph-warning-threshold"
 
 __all__ = ["Literal", "add", "collect", "each", "keep", "literal", "reduce"]
@@ -36,6 +39,8 @@ class Literal:
 
 def literal(value: Any, name: str) -> Any:
     """A value that lives among the workers, kept for several passes; a worker that lost it is sent it again."""
+    if _bytes(value) <= FEW_BYTES:
+        return Literal(value)
     key = _key(name)
     with _large():
         return persist(Delayed(key, HighLevelGraph.from_collections(key, {key: (_itself, Literal(value))})))[0]
@@ -53,7 +58,10 @@ def each(name: str, work: Callable[..., Any], blocks: Sequence[Any], *arguments:
     for number, block in enumerate(blocks):
         row = [values[number] for values in arguments]
         needed += [value for value in row if isinstance(value, Delayed)]
-        handed = [value.key if isinstance(value, Delayed) else Literal(value) for value in row]
+        handed = [
+            value.key if isinstance(value, Delayed) else value if isinstance(value, Literal) else Literal(value)
+            for value in row
+        ]
         layer[key, number] = (_call, Literal(work), block.key, handed, common)
         others.append((key, number))
     graph = HighLevelGraph.from_collections(key, layer, dependencies=needed)
@@ -79,27 +87,38 @@ def reduce(
     *arguments: Any,
     kept: Sequence[Any] = (),
     merge: Callable[[Sequence[Any]], Any] | None = None,
+    size: int = 8,
 ) -> Any:
-    """``block.method(*kept, *arguments)`` of all blocks, merged, by default added up; ``kept`` are `literal`."""
-    key = _key(name)
-    common = f"{key}-arguments"
-    layer: dict[Any, Any] = {common: (_itself, Literal(arguments))}
-    level: list[Any] = []
-    for number, block in enumerate(blocks):
-        layer[key, number] = (_run, Literal(method), block.key, [value.key for value in kept], common)
-        level.append((key, number))
+    """``block.method(*kept, *arguments)`` of all blocks, merged, by default added up.
+
+    ``kept`` are `literal`; ``size``: bytes of what a block returns.
+    """
+    key, merge = _key(name), merge or add
+    shared: Any = Literal(arguments)
+    layer: dict[Any, Any] = {}
+    if _bytes(arguments) > FEW_BYTES:
+        layer[f"{key}-arguments"], shared = (_itself, shared), f"{key}-arguments"
+    handed = [value.key if isinstance(value, Delayed) else value for value in kept]
+    level: list[Any] = [(key, number) for number in range(len(blocks))]
+    for task, block in zip(level, blocks, strict=True):
+        layer[task] = (_run, Literal(method), block.key, handed, shared)
+    here = size * len(blocks) <= SMALL_RESULTS
     depth = 0
-    while len(level) > 1:
+    while len(level) > 1 and not here:
         depth += 1
         tree = f"softgrad-{name}-sum-{key.rpartition('-')[2]}"
         above = []
         for number in range(0, len(level), FAN_IN):
             node = (tree, depth, number // FAN_IN)
-            layer[node] = (_merge, Literal(merge or add), level[number : number + FAN_IN])
+            layer[node] = (_merge, Literal(merge), level[number : number + FAN_IN])
             above.append(node)
         level = above
-    graph = HighLevelGraph.from_collections(key, layer, dependencies=[*blocks, *kept])
-    return collect([Delayed(level[0], graph, layer=key)])[0]
+    needed = [*blocks, *(value for value in kept if isinstance(value, Delayed))]
+    graph = HighLevelGraph.from_collections(key, layer, dependencies=needed)
+    found = collect([Delayed(task, graph, layer=key) for task in level])
+    while len(found) > 1:
+        found = [merge(found[number : number + FAN_IN]) for number in range(0, len(found), FAN_IN)]
+    return found[0]
 
 
 def add(values: Sequence[Any]) -> Any:
@@ -120,6 +139,14 @@ def _large() -> Any:
     return config.set({LARGE_GRAPH: "1 GB"}) if "distributed" in sys.modules else nullcontext()
 
 
+def _bytes(value: Any) -> int:
+    """Of the arrays of an argument."""
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    parts = value if isinstance(value, tuple) else vars(value).values() if hasattr(value, "__dict__") else ()
+    return sum(_bytes(part) for part in parts)
+
+
 def _key(name: str) -> str:
     return f"softgrad-{name}-{uuid.uuid4().hex}"
 
@@ -129,12 +156,16 @@ def _itself(literal: Literal) -> Any:
 
 
 def _call(work: Literal, block: Any, arguments: list[Any], shared: Any) -> Any:
-    return work.value(block, *(value.value if isinstance(value, Literal) else value for value in arguments), shared)
+    return work.value(block, *(_value(one) for one in arguments), shared)
 
 
-def _run(method: Literal, block: Any, kept: list[Any], arguments: tuple[Any, ...]) -> Any:
+def _value(handed: Any) -> Any:
+    return handed.value if isinstance(handed, Literal) else handed
+
+
+def _run(method: Literal, block: Any, kept: list[Any], arguments: Any) -> Any:
     with single_threaded_blas():
-        return getattr(block, method.value)(*kept, *arguments)
+        return getattr(block, method.value)(*(_value(one) for one in kept), *_value(arguments))
 
 
 def _merge(merge: Literal, values: list[Any]) -> Any:

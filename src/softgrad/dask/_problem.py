@@ -62,7 +62,7 @@ class Shape:
     def heavy(self) -> tuple[Array, Columns]:
         """The features of sparse rows with the largest sums of squares, and these columns."""
         if self._top is None:
-            squares = reduce("squares", "squares", self.blocks)
+            squares = reduce("squares", "squares", self.blocks, size=8 * self.n_features)
             self._top = np.sort(np.argsort(-squares, kind="stable")[:HEAVY])
         return self._top, Columns(self, self._top)
 
@@ -107,10 +107,10 @@ class Remote(RowSums):
         self._samples: list[tuple[Array, tuple[Array, Float, Array | None]]] = []
         shape.blocks, shape.sample = self.blocks, self._sample
 
-    def _sum(self, name: str, method: str, *arguments: Any, step: Any = None, merge: Any = None) -> Any:
-        """A pass at the point."""
+    def _sum(self, name: str, method: str, *arguments: Any, step: Any = None, numbers: int = 1) -> Any:
+        """A pass at the point; ``numbers``: how many a block returns."""
         kept = [self._point] if step is None else [self._point, step]
-        return reduce(name, method, self.blocks, self._shifts, *arguments, kept=kept, merge=merge)
+        return reduce(name, method, self.blocks, self._shifts, *arguments, kept=kept, size=8 * numbers)
 
     def _move(self, weight: Float, bias: Float, *, precise: bool, settled: bool) -> None:
         """Look at another point: it goes among the workers, and stays for all passes there."""
@@ -125,19 +125,24 @@ class Remote(RowSums):
         """Store the scores of a point and level its intercepts; returns how far these moved.
 
         Scores are made of the weights each time, never moved along a direction: what they are does not depend on what
-        a worker has seen.
+        a worker has seen.  Where they are not stored, each look at them makes them anew.
         """
-        if not self.holds_scores or not self.fit_intercept or self.n_classes > MOST_LEVELLED:
+        if not self.fit_intercept or self.n_classes > MOST_LEVELLED:
             return None
-        self._move(weight, bias, precise=precise, settled=True)
-        self._settled = True
-        self.passes += 0.5
+        stored = self.holds_scores
+        self._move(weight, bias, precise=precise, settled=stored)
+        self._settled = stored
+        self.passes += 0.5 * stored
+        dtype = np.float64 if precise else self.dtype
+
+        def sums() -> Float:
+            self.passes += 0.5 * (not stored)
+            return np.asarray(self._sum("level", "level_sums", numbers=self.n_classes**2))
 
         def shift(by: Array) -> None:
             self._shifts = (*self._shifts, by)
 
-        dtype = np.float64 if precise else self.dtype
-        return levelled(lambda: np.asarray(self._sum("level", "level_sums")), shift, self.class_mass, dtype, enough)
+        return levelled(sums, shift, self.class_mass, dtype, enough)
 
     def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> Evaluation:
         """Loss and gradient at a point; ``known``: it is the one that was settled."""
@@ -147,14 +152,14 @@ class Remote(RowSums):
         self.passes += 0.5 if settled else 1.0
         self._settled = False
         self._weight, self._bias = weight, bias
-        loss, g, gb = self._sum("gradient", "sums")
+        loss, g, gb = self._sum("gradient", "sums", numbers=weight.size)
         return Evaluation.of(loss, g, gb, weight, bias, self.mass)
 
     def product(self, weight: Array, bias: Array) -> tuple[Float, Float]:
         """The Hessian of the loss at the point times a direction."""
         step = Step("", np.ascontiguousarray(weight, self.dtype), np.asarray(bias))
         self.passes += 1.0 if self.holds_scores else 1.5
-        product, of_bias = self._sum("product", "product", step)
+        product, of_bias = self._sum("product", "product", step, numbers=weight.size)
         return product, of_bias
 
     def direction(self, weight: Array, bias: Array) -> float:
@@ -187,7 +192,9 @@ class Remote(RowSums):
         """Σ a y xᵀ."""
         if self._target_sums is None:
             prior = np.maximum(self.class_mass / self.mass, 1e-300)
-            self._target_sums = np.asarray(reduce("targets", "target_sums", self.blocks, prior))
+            self._target_sums = np.asarray(
+                reduce("targets", "target_sums", self.blocks, prior, size=self._weight.nbytes)
+            )
             self.passes += 0.5
         return self._target_sums
 
@@ -251,7 +258,7 @@ class Remote(RowSums):
     def hessian_diagonal(self) -> tuple[Float, Float]:
         """Σ a t S (1 − S) x², and the same without x."""
         self.passes += 0.5
-        weight, bias = self._sum("diagonal", "hessian_diagonal")
+        weight, bias = self._sum("diagonal", "hessian_diagonal", numbers=self._weight.size)
         return weight, bias
 
     def class_grams(
@@ -262,14 +269,17 @@ class Remote(RowSums):
         curvature = self.class_curvature()
         if not self.holds_scores:
             self.passes += 0.5
-        grams, counts = self._sum("grams", "class_grams", center, square, kappa, sample, even, curvature, top)
+        grams, counts = self._sum(
+            "grams", "class_grams", center, square, kappa, sample, even, curvature, top,
+            numbers=self.n_classes * (len(center) + 1) ** 2 // 2,
+        )  # fmt: skip
         return grams, counts
 
     def hessian(self, count: int | None = None) -> Float:
         """The whole Hessian, or one from about ``count`` rows."""
         width = self.design.n_features + int(self.fit_intercept)
         self.passes += self.n_classes * width / 4 * (1.0 if count is None else count / self.design.n_rows)
-        return np.asarray(self._sum("hessian", "hessian", count))
+        return np.asarray(self._sum("hessian", "hessian", count, numbers=(self.n_classes * width) ** 2))
 
 
 def _ask(block: Any, index: Array, *rest: Any) -> Any:
