@@ -69,9 +69,11 @@ CASES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("n", [900, 22_000])
-def test_the_optimum_is_that_in_memory(name: str, n: int) -> None:
+LARGER = ("float32", "weights", "offset of two classes", "sparse", "no intercept", "nothing stored", "read again")
+
+
+@pytest.mark.parametrize(("n", "name"), [(900, name) for name in CASES] + [(22_000, name) for name in LARGER])
+def test_the_optimum_is_that_in_memory(n: int, name: str) -> None:
     """In float64 throughout (900 rows), and in float32 judged in float64."""
     case = dict(CASES[name])
     k = case.pop("k", 5)
@@ -108,11 +110,11 @@ def test_the_path_to_the_hessian_of_few_parameters() -> None:
 
 
 def test_large_coefficients_and_many_blocks_go_through_the_tree(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = data(3000, 20, 40, np.float32)
-    few = SoftmaxRegression().fit(cut(x, 130), cut(y, 130))
+    x, y = data(3000, 18, 40, np.float32)
+    few = SoftmaxRegression().fit(cut(x, 290), cut(y, 290))
     monkeypatch.setattr("softgrad.dask._graph.SMALL_RESULTS", 0)
     monkeypatch.setattr("softgrad.dask._graph.FEW_BYTES", 0)
-    tree = SoftmaxRegression().fit(cut(x, 130), cut(y, 130))
+    tree = SoftmaxRegression().fit(cut(x, 290), cut(y, 290))
     np.testing.assert_array_equal(few.coef_, tree.coef_)
     assert few.gap_ == tree.gap_
 
@@ -129,6 +131,13 @@ def test_the_bits_do_not_depend_on_threads(n_threads: int | None) -> None:
 
 
 # --- a block that was lost -------------------------------------------------------------------------------------------
+
+
+def moved(block: Block) -> Block:
+    """The block as another worker gets it: its arrays lie in buffers that begin anywhere."""
+    buffers: list[pickle.PickleBuffer] = []
+    stream = pickle.dumps(block, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(stream, buffers=[memoryview(b"x" + buffer.raw())[1:] for buffer in buffers])
 
 
 @pytest.mark.parametrize("arrays", [0, 2, 3])
@@ -166,7 +175,7 @@ def test_a_block_made_anew_answers_with_the_same_bits(kind: str, arrays: int) ->
         ]
         calls += [("line", (point, step, moves, 0.3)), ("target_sums", (np.full(k, 1 / k),))]
         for method, arguments in calls:
-            fresh = pickle.loads(pickle.dumps(old))
+            fresh = moved(old)
             mine, other = (getattr(block, method)(*arguments) for block in (old, fresh))
             for one, two in zip(*(v if isinstance(v, tuple) else (v,) for v in (mine, other)), strict=True):
                 np.testing.assert_array_equal(one, two, err_msg=f"{method}, precise={precise}")
@@ -213,8 +222,9 @@ def test_a_table_with_its_columns_by_name() -> None:
 
 def test_parquet_is_read_again_in_every_pass(tmp_path: Any) -> None:
     table = frame()
-    dd.from_pandas(table, npartitions=4).to_parquet(tmp_path / "rows")
-    read = dd.read_parquet(tmp_path / "rows")
+    for part in range(4):
+        table[150 * part : 150 * (part + 1)].to_parquet(tmp_path / f"part-{part}.parquet")
+    read = dd.read_parquet(tmp_path / "part-*.parquet")
     model = SoftmaxRegression(cache=False).fit(read.drop(columns=["label", "w"]), read["label"])
     whole = InMemory().fit(table.drop(columns=["label", "w"]), table["label"])
     np.testing.assert_allclose(model.coef_, whole.coef_, atol=1e-6)
@@ -279,16 +289,15 @@ def test_answers_are_lazy_for_a_collection_and_numpy_for_an_array(k: int, kind: 
         expected = getattr(whole, method)(x)
         assert lazy.shape == expected.shape
         assert lazy.dtype == expected.dtype
-        np.testing.assert_allclose(
-            *(v if v.dtype.kind == "f" else v == expected for v in (lazy.compute(), expected)), rtol=2e-5
-        )
+        answer = lazy.compute()
+        if method == "predict":
+            assert (answer == expected).mean() > 0.99  # of equals, rounding decides
+        else:
+            np.testing.assert_allclose(answer, expected, rtol=2e-5, atol=1e-6)
         assert isinstance(getattr(model, method)(x), np.ndarray)
         moved = getattr(model, method)(X, cut(o, 120)).compute()
-        assert (
-            (moved == getattr(whole, method)(x, o)).mean() > 0.98
-            if method == "predict"
-            else moved.shape == expected.shape
-        )
+        against = getattr(whole, method)(x, o)
+        assert (moved == against).mean() > 0.99 if method == "predict" else np.allclose(moved, against, 2e-5, 1e-6)
     a = np.random.default_rng(1).exponential(size=500)
     assert model.score(X, Y, cut(a, 120)) == pytest.approx(whole.score(x, Y.compute(), a))
     assert model.score(x, Y.compute()) == pytest.approx(model.score(X, Y))

@@ -67,14 +67,14 @@ class Block:
     def __init__(self, x: Any, targets: Array, weight: Float | None, offset: Array | None, model: Model) -> None:
         if is_sparse(x) and model.small:
             x = x.toarray()  # as in memory: little data are run to rounding
-        self._data = (x, targets, weight, offset, model)
-        self._forget()
+        self.__setstate__((x, targets, weight, offset, model))
 
     def __getstate__(self) -> Any:
         return self._data
 
     def __setstate__(self, data: Any) -> None:
-        self._data = data
+        *arrays, model = data
+        self._data = (*(_aligned(part) for part in arrays), model)
         self._forget()
 
     def _forget(self) -> None:
@@ -298,3 +298,13 @@ class Block:
         problem = self.problem
         x = problem.design.rows(index, problem.design.dtype)
         return x, problem.row_curvature(index), None if problem.offset is None else problem.offset[index]
+
+
+def _aligned(values: Any) -> Any:
+    """The same where the kernels can read it: what comes from another process or from disk lies anywhere."""
+    if is_sparse(values):
+        values.data, values.indices, values.indptr = (
+            np.require(part, requirements="A") for part in (values.data, values.indices, values.indptr)
+        )
+        return values
+    return None if values is None else np.require(values, requirements="A")

@@ -60,18 +60,22 @@ def parts_of(
         if not hasattr(x, "columns") or x.ndim != 2:
             raise ValueError("X is a Series: rows of features are a DataFrame, X.to_frame()")
         columns = _columns_of(x, taken, features)
-        blocks, lengths = list(x.to_delayed()), None
+        frames = [x, *(value for value in given.values() if _is_frame(value))]
+        as_they_are = len({len(_delayed(frame)) for frame in frames}) > 1
+        blocks, lengths = _delayed(x, as_they_are), None
     else:
         for name, value in taken.items():
             raise ValueError(f"{name}={value!r} names a column, which needs a Dask DataFrame as X")
         if x.ndim != 2:
             raise ValueError(f"X has {x.ndim} dimension(s), not two: a block holds rows of features")
         x = x.rechunk({1: -1}) if len(x.chunks[1]) > 1 else x
-        columns = Columns(None, None)
+        columns, as_they_are = Columns(None, None), False
         blocks = [row[0] for row in x.to_delayed()]
         lengths = None if np.isnan(x.chunks[0]).any() else x.chunks[0]
     cut = {
-        name: [None] * len(blocks) if value is None or name in taken else _cut(value, name, len(blocks), lengths)
+        name: [None] * len(blocks)
+        if value is None or name in taken
+        else _cut(value, name, len(blocks), lengths, as_they_are)
         for name, value in given.items()
     }
     return Parts(blocks, **cut, columns=columns)
@@ -94,10 +98,19 @@ def _columns_of(x: Any, taken: dict[str, Any], features: list[Any] | None) -> Co
     return Columns(names, np.dtype(np.float32 if narrow else np.float64), **taken)
 
 
-def _cut(values: Any, name: str, n_blocks: int, lengths: Any) -> list[Any]:
+def _delayed(frame: Any, as_it_is: bool = False) -> list[Any]:
+    """The partitions of a table.
+
+    Dask makes fewer partitions of a file of which it reads few columns, so that a column may have fewer than the rest;
+    ``as_it_is``: not then.
+    """
+    return list(frame.to_delayed(optimize_graph=not as_it_is))
+
+
+def _cut(values: Any, name: str, n_blocks: int, lengths: Any, as_they_are: bool) -> list[Any]:
     """One part for each block of X."""
     if _is_frame(values):
-        parts = list(values.to_delayed())
+        parts = _delayed(values, as_they_are)
     elif isinstance(values, da.Array):
         if values.ndim == 2 and len(values.chunks[1]) > 1:
             values = values.rechunk({1: -1})

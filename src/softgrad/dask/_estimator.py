@@ -18,6 +18,7 @@ from softgrad._sklearn.parameters import check_parameters
 from softgrad._sklearn.targets import column_names
 from softgrad._threads import single_threaded_blas
 from softgrad.dask._collections import is_collection, parts_of
+from softgrad.dask._graph import let_go
 from softgrad.dask._predict import lazily, scored
 from softgrad.dask._read import read_blocks
 from softgrad.regression._inputs import Inputs
@@ -158,8 +159,8 @@ class SoftmaxRegression(_InMemory):
         problem: Any = SimpleNamespace(targets=read.targets, x=read.problem.design)
         self._remember(read.problem.design.n_features, parts.columns.features)
         inputs = Inputs(read.problem, None)
-        start = self._start(problem) if self.warm_start and hasattr(self, "coef_") else None
         try:
+            start = self._start(problem) if self.warm_start and hasattr(self, "coef_") else None
             with single_threaded_blas():
                 result = solve(
                     inputs, self.C, solver=self.solver, tol=self.tol, max_iter=self.max_iter, start=inputs.inner(start),
@@ -170,6 +171,9 @@ class SoftmaxRegression(_InMemory):
             self._keep(problem, result)
             if not monitor.stopped:
                 raise
+        finally:
+            let_go(read.kept)
+            read.problem.release()
         self._keep(problem, result)
         monitor.end()
         if not (result.converged or monitor.stopped):

@@ -27,7 +27,7 @@ FEW_BYTES = 16 << 10  # of arguments that go with each task
 SMALL_RESULTS = 1 << 20  # bytes, of all blocks together, that are added up here
 LARGE_GRAPH = "distributed.admin.large-graph-warning-threshold"
 
-__all__ = ["Literal", "add", "collect", "each", "keep", "literal", "reduce"]
+__all__ = ["Literal", "add", "collect", "each", "keep", "let_go", "literal", "reduce"]
 
 
 class Literal:
@@ -74,6 +74,14 @@ def keep(values: Sequence[Any]) -> list[Any]:
         return list(persist(*values))
 
 
+def let_go(values: Sequence[Any]) -> None:
+    """Let the workers forget what was kept: now, not when a garbage collector comes by."""
+    for value in values:
+        held: Any = dict(value.dask).get(value.key) if isinstance(value, Delayed) else None
+        if hasattr(held, "release"):
+            held.release()
+
+
 def collect(values: Sequence[Any]) -> list[Any]:
     """Compute, and bring the results here."""
     with _large():
@@ -118,7 +126,14 @@ def reduce(
     found = collect([Delayed(task, graph, layer=key) for task in level])
     while len(found) > 1:
         found = [merge(found[number : number + FAN_IN]) for number in range(0, len(found), FAN_IN)]
-    return found[0]
+    return _own(found[0])
+
+
+def _own(value: Any) -> Any:
+    """A result as it would be if it were made here: writable, and where NumPy puts its arrays."""
+    if isinstance(value, tuple):
+        return tuple(_own(part) for part in value)
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def add(values: Sequence[Any]) -> Any:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.dask._block import Model, Point, Step
-from softgrad.dask._graph import collect, each, literal, reduce
+from softgrad.dask._graph import collect, each, let_go, literal, reduce
 from softgrad.loss import softmax
 from softgrad.regression._problem import MOST_LEVELLED
 from softgrad.regression._row_sums import Evaluation, RowSums, levelled
@@ -107,6 +107,12 @@ class Remote(RowSums):
         self._samples: list[tuple[Array, tuple[Array, Float, Array | None]]] = []
         shape.blocks, shape.sample = self.blocks, self._sample
 
+    def release(self) -> None:
+        """Let the workers forget the point, and here the blocks."""
+        let_go([self._point, self._step])
+        self.blocks, self._point, self._step, self._samples = [], None, None, []
+        self.design.blocks, self.design.sample = (), None
+
     def _sum(self, name: str, method: str, *arguments: Any, step: Any = None, numbers: int = 1) -> Any:
         """A pass at the point; ``numbers``: how many a block returns."""
         kept = [self._point] if step is None else [self._point, step]
@@ -114,6 +120,7 @@ class Remote(RowSums):
 
     def _move(self, weight: Float, bias: Float, *, precise: bool, settled: bool) -> None:
         """Look at another point: it goes among the workers, and stays for all passes there."""
+        let_go([self._point, self._step])
         self._shifts, self._step = (), None
         sent = np.ascontiguousarray(weight, np.float64 if precise else self.dtype)
         point = Point(uuid.uuid4().hex, sent, bias, precise, settled)
@@ -165,6 +172,7 @@ class Remote(RowSums):
     def direction(self, weight: Array, bias: Array) -> float:
         """Take a direction's scores; returns the root of their mean square."""
         step = Step(uuid.uuid4().hex, np.ascontiguousarray(weight, self.dtype), np.asarray(bias))
+        let_go([self._step])
         self._step = literal(step, "direction")
         self.passes += 0.5
         square = float(self._sum("direction", "direction", step=self._step))

@@ -12,7 +12,7 @@ from softgrad._sklearn.targets import Targets
 from softgrad._sklearn.weights import class_weights
 from softgrad.dask._block import Model
 from softgrad.dask._collections import Parts
-from softgrad.dask._graph import collect, each, keep
+from softgrad.dask._graph import collect, each, keep, let_go
 from softgrad.dask._problem import Remote, Shape
 from softgrad.dask._rows import Summary, make, summary
 from softgrad.regression._problem import SMALL, STORED
@@ -25,11 +25,11 @@ __all__ = ["Read", "read_blocks"]
 
 @dataclass(frozen=True)
 class Read:
-    """The problem and its classes; ``targets`` has no values, which are among the workers."""
+    """The problem and its classes; ``targets`` has no values; ``kept``: blocks to be let go."""
 
     problem: Remote
     targets: Targets
-    class_weight: Float | None
+    kept: list[Any]
 
 
 def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes: Any) -> Read:
@@ -58,6 +58,9 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
         _arrays(estimator, n, k, small, sum(one.n_bytes for one in found)), estimator.n_threads or 1,
     )  # fmt: skip
     blocks = each("block", make, rows, shared=(model, targets.classes))
+    if estimator.cache:
+        blocks = keep(blocks)
+        let_go(rows)  # what the blocks are made of goes on with them
     shape = Shape(
         lengths, p, first.dtype, sparse=first.sparse and not small,
         reach=max(one.reach for one in found), stored=sum(one.stored for one in found),
@@ -65,8 +68,8 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
     w = np.ones(k) if weight is None else weight
     mass = (1 - model.label_smoothing) * w * targets.totals
     mass = mass + model.label_smoothing * w / k * sum(one.weight for one in found)
-    remote = Remote(keep(blocks) if estimator.cache else blocks, shape, model, mass, offset=bool(first.offset_columns))
-    return Read(remote, targets, weight)
+    remote = Remote(blocks, shape, model, mass, offset=bool(first.offset_columns))
+    return Read(remote, targets, blocks if estimator.cache else [])
 
 
 def _arrays(estimator: Any, n: int, k: int, small: bool, n_bytes: int) -> int:
