@@ -86,6 +86,7 @@ def test_every_link_inside_leads_somewhere(site: Path) -> None:
         "softgrad.derivation",
         "softgrad.torch",
         "softgrad.sklearn",
+        "softgrad.dask",
         "softgrad.regression",
         "softgrad.reference",
     ],
