@@ -87,6 +87,7 @@ def test_every_link_inside_leads_somewhere(site: Path) -> None:
         "softgrad.torch",
         "softgrad.torch.parallel",
         "softgrad.sklearn",
+        "softgrad.dask",
         "softgrad.regression",
         "softgrad.reference",
     ],

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.regression._layout import inner
-from softgrad.regression._problem import Problem
+from softgrad.regression._row_sums import RowSums
 
 Float = NDArray[np.float64]
 
@@ -30,7 +30,7 @@ __all__ = ["dual_value"]
 
 
 def dual_value(
-    problem: Problem, kappa: float, entropy: float, weight: Float, bias: Float, *, rough: bool = False
+    problem: RowSums, kappa: float, entropy: float, weight: Float, bias: Float, *, rough: bool = False
 ) -> float:
     """A lower bound of the least objective from Σ a t H(q), and X'α and Σα with α = −a (y − t q).
 
@@ -52,15 +52,14 @@ def dual_value(
     spread = -float(to[to > 0] @ np.log(to[to > 0]))
     of_move = float(moved.sum()) * spread + float(mass @ (_plogp(stays) + _plogp(1 - stays)))
     value = float((1 - theta) * entropy + theta * of_move)
-    if problem.offset is not None:
-        value -= theta * float(moved.sum()) * problem.offset_range
+    value -= theta * float(moved.sum()) * problem.offset_range
     if rough:
         return value - length**2 / (2 * kappa)
     if not problem.small and (reach := problem.design.reach()) is not None:
         # ‖θ (Tᵀ − I) Σ y xᵀ‖ ≤ θ √2 (moved mass) max‖x‖: after `Problem.level` so little that no row need be read.
         more = float(theta * np.sqrt(2)) * float(moved.sum()) * reach
         if more * (length + more) <= 1e-8 * kappa * entropy:
-            return value - ((1 - theta) * length + more) ** 2 / (2 * kappa)
+            return float(value - ((1 - theta) * length + more) ** 2 / (2 * kappa))
     targets = problem.target_sums()
     gone = (1 - stays)[:, None] * targets
     v = (1 - theta) * weight + theta * (np.outer(to, gone.sum(axis=0)) - gone)

@@ -228,6 +228,11 @@ class Design:
             self._heavy = (self.turned() if self.turns else Turned(self.x, self.n_classes)).heavy()
         return self._heavy
 
+    @property
+    def stored(self) -> int:
+        """The numbers of sparse rows that are stored."""
+        return int(self.x.nnz)
+
     def zeros(self, k: int) -> Array:
         """Zeros (K, P), stored as products with the rows want them."""
         return np.zeros((k, self.n_features), order="F" if self.turns else "C")

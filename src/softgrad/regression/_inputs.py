@@ -15,6 +15,7 @@ from scipy import linalg, sparse
 from softgrad._threads import resolve_threads
 from softgrad.regression._design import Design
 from softgrad.regression._problem import SMALL, Problem
+from softgrad.regression._row_sums import RowSums
 from softgrad.regression._sparse import is_sparse
 from softgrad.regression.sources import RowBlocks
 
@@ -24,13 +25,13 @@ ROW_SPACE_ROWS = 3000  # the eigenproblem of that many rows is a second
 LARGEST = {4: 1e18, 8: 1e150}  # by the bytes of a number
 CHECKED_ROWS = 1 << 22  # numbers looked at together
 
-__all__ = ["Inputs", "checked"]
+__all__ = ["Inputs", "checked", "checked_rows"]
 
 
 class Inputs:
     """A problem, and the way between its variables and the caller's."""
 
-    def __init__(self, problem: Problem, basis: Float | None) -> None:
+    def __init__(self, problem: RowSums, basis: Float | None) -> None:
         self.problem, self.basis = problem, basis
         self.binomial = problem.n_classes == 2
         self.preconditioner: Any = None
@@ -94,7 +95,7 @@ def checked(
     reduce_rows: bool,
 ) -> Inputs:
     """Check everything but C and the solver's options, and make the problem."""
-    x = _rows_of(x)
+    x = checked_rows(x)
     n = x.n_rows if isinstance(x, RowBlocks) else x.shape[0]
     if n == 0:
         raise ValueError("x has no rows: nothing to fit")
@@ -136,7 +137,8 @@ def checked(
     return Inputs(problem, basis)
 
 
-def _rows_of(x: Any) -> Any:
+def checked_rows(x: Any) -> Any:
+    """The rows, finite and of a size whose squares are; sparse ones as a CSR array."""
     if isinstance(x, RowBlocks):
         return x
     if is_sparse(x):

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.regression._precondition import MANY_CLASSES, Kronecker
-from softgrad.regression._problem import Evaluation, Problem
+from softgrad.regression._row_sums import Evaluation, RowSums
 from softgrad.regression._state import State
 
 Float = NDArray[np.float64]
@@ -27,7 +27,7 @@ __all__ = ["lbfgs"]
 class _Variables:
     """v ↔ (W, b): W = M^(−1/2) v with M the Kronecker metric at the start, b that of centred rows, scaled."""
 
-    def __init__(self, problem: Problem, state: State) -> None:
+    def __init__(self, problem: RowSums, state: State) -> None:
         self.problem, self.kappa = problem, state.kappa
         self.shape = state.weight.shape
         dense = not problem.design.sparse and problem.n_classes <= MANY_CLASSES
@@ -63,7 +63,7 @@ class _Variables:
         return found, np.concatenate([slope.ravel(), part]), (weight, bias)
 
 
-def lbfgs(problem: Problem, state: State) -> None:
+def lbfgs(problem: RowSums, state: State) -> None:
     """Run the state to its end."""
     state.thorough, state.stall = False, 100
     state.evaluate(precise=True)

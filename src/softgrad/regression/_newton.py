@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.regression._layout import inner
-from softgrad.regression._problem import Problem
+from softgrad.regression._row_sums import RowSums
 from softgrad.regression._search import search
 from softgrad.regression._state import State
 
@@ -30,7 +30,7 @@ class Direction(NamedTuple):
     typical: float
 
 
-def newton(problem: Problem, state: State, find: Callable[[tuple[Float, Float], float], Direction | None]) -> None:
+def newton(problem: RowSums, state: State, find: Callable[[tuple[Float, Float], float], Direction | None]) -> None:
     """Run the state to its end with the directions that ``find`` makes of a gradient and a damping."""
     evaluation = state.evaluate()
     failures = 0

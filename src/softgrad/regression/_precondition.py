@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy import linalg
 
 from softgrad.regression._class_blocks import Blocks
-from softgrad.regression._problem import Problem
+from softgrad.regression._row_sums import RowSums
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -40,18 +40,18 @@ SEEN_ROWS = 1024
 __all__ = ["Blocks", "Diagonal", "Heavy", "Kronecker", "Scaled", "preconditioner_of"]
 
 
-def preconditioner_of(problem: Problem, kappa: float, sample: float) -> Any:
+def preconditioner_of(problem: RowSums, kappa: float, sample: float) -> Any:
     """The preconditioner for a problem at its stored point; ``sample``: rows of a block for each feature."""
     design, width = problem.design, problem.design.n_features + 1
     if design.sparse:
-        if not design.in_memory or problem.prob is None:
+        if not design.in_memory or not problem.holds_prob:
             return Diagonal(problem)
         diagonal = Diagonal(problem)
         if diagonal.trace <= MATTER * kappa:
             diagonal.most, diagonal.light = MATTER, True
             return diagonal
         return Heavy(problem, kappa, sample, diagonal)
-    if design.in_memory and problem.prob is not None and 4 * problem.n_classes * width**2 <= BLOCK_BYTES:
+    if design.in_memory and problem.holds_prob and 4 * problem.n_classes * width**2 <= BLOCK_BYTES:
         scaled = Scaled(problem, kappa)
         return Blocks(problem, kappa, sample) if scaled.is_stale(problem) else scaled
     return Kronecker(problem)
@@ -62,14 +62,14 @@ class Kronecker:
 
     light = False
 
-    def __init__(self, problem: Problem, seed: int = 0) -> None:
+    def __init__(self, problem: RowSums, seed: int = 0) -> None:
         design, k = problem.design, problem.n_classes
         n, p = design.n_rows, design.n_features
         count = min(n, max(SAMPLE * p, 1024))
         index = np.sort(np.random.default_rng(seed).choice(n, count, replace=False)) if count < n else np.arange(n)
         x = design.rows(index, np.float32)
         self.closed = k > MANY_CLASSES
-        h = np.ones(count) if problem.curvature is None else problem.curvature[index]
+        h = problem.row_curvature(index)
         spread, a = np.empty(count), np.zeros((0, 0) if self.closed else (k, k))
         step = max(1, SAMPLE_ELEMENTS // k)
         for lo in range(0, count, step):
@@ -102,9 +102,9 @@ class Kronecker:
         of_class = float(self.pi.mean() * self.ratio) if self.closed else float(self.a.mean())
         return of_class * float(self.g.mean())
 
-    def is_stale(self, problem: Problem) -> bool:
+    def is_stale(self, problem: RowSums) -> bool:
         """Whether the curvature has changed so much since that the shape of A ⊗ G no longer tells."""
-        if problem.scores is None:
+        if not problem.holds_scores:
             return True
         n = problem.design.n_rows
         index = self.index if n == self.n_rows else np.linspace(0, n - 1, min(n, len(self.index))).astype(np.intp)
@@ -158,31 +158,22 @@ class Scaled:
 
     price, light = 0.0, True  # the penalty makes the loss nearly quadratic
 
-    def __init__(self, problem: Problem, kappa: float) -> None:
-        assert problem.prob is not None
+    def __init__(self, problem: RowSums, kappa: float) -> None:
         n = problem.design.n_rows
         x = problem.design.rows(np.linspace(0, n - 1, min(n, SEEN_ROWS)).astype(np.intp), np.float64)
         self.center: Float = x.mean(axis=0) if problem.fit_intercept else np.zeros(problem.design.n_features)
         self.square = float(np.mean(np.einsum("ij,ij->i", x - self.center, x - self.center)))
-        self.mass = self._mass(problem)
+        self.mass = problem.class_curvature()
         self.set_penalty(kappa)
-
-    @staticmethod
-    def _mass(problem: Problem) -> Float:
-        """Σ_i a_i t_i S_ik (1 − S_ik)."""
-        prob = problem.prob
-        assert prob is not None
-        h = np.ones(len(prob), prob.dtype) if problem.curvature is None else problem.curvature.astype(prob.dtype)
-        return np.asarray(h @ (prob * (1 - prob)), dtype=np.float64)
 
     @property
     def typical(self) -> float:
         """The mean eigenvalue without a penalty."""
         return float(self.mass.mean()) * self.square / len(self.center)
 
-    def is_stale(self, problem: Problem) -> bool:
+    def is_stale(self, problem: RowSums) -> bool:
         """Whether the rows have come to matter beside the penalty, by the traces of the Hessian's blocks."""
-        return float(self._mass(problem).max()) * self.square > MATTER * self.penalty
+        return float(problem.class_curvature().max()) * self.square > MATTER * self.penalty
 
     def set_penalty(self, kappa: float, damping: float = 0.0) -> None:
         """Take another κ, and a damping of weights and intercepts alike."""
@@ -198,7 +189,7 @@ class Scaled:
 class Diagonal:
     """The diagonal of the Hessian, from the stored probabilities and squared features."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: RowSums) -> None:
         self.center = np.zeros(problem.design.n_features)
         diagonal, self.bias = problem.hessian_diagonal()
         self.diagonal = diagonal.astype(np.float64, copy=False)
@@ -206,18 +197,18 @@ class Diagonal:
         self.most = np.inf  # how many times the penalty that may be: beyond, blocks are worth their price
         self.penalty = np.inf
         self.price, self.light = 0.5, False
-        self.spread = np.inf if problem.prob is None else problem.spread() / problem.design.n_rows
+        self.spread = np.inf if not problem.holds_prob else problem.spread() / problem.design.n_rows
 
     @property
     def typical(self) -> float:
         """The mean eigenvalue without a penalty."""
         return float(self.diagonal.mean())
 
-    def is_stale(self, problem: Problem) -> bool:
+    def is_stale(self, problem: RowSums) -> bool:
         """Whether the curvature has changed since, or the penalty."""
         if self.trace > self.most * self.penalty:
             return True
-        return problem.prob is None or not 0.75 <= problem.spread() / problem.design.n_rows / self.spread <= 1.33
+        return not problem.holds_prob or not 0.75 <= problem.spread() / problem.design.n_rows / self.spread <= 1.33
 
     def set_penalty(self, kappa: float, damping: float = 0.0) -> None:
         """Take another κ; a hundredth of the identity keeps rare features from dominating (Hsia et al. 2018)."""
@@ -241,7 +232,7 @@ class Heavy:
 
     light = False
 
-    def __init__(self, problem: Problem, kappa: float, sample: float, diagonal: Diagonal | None = None) -> None:
+    def __init__(self, problem: RowSums, kappa: float, sample: float, diagonal: Diagonal | None = None) -> None:
         self.rest = Diagonal(problem) if diagonal is None else diagonal
         self.center = self.rest.center
         self.top, dense = problem.design.heavy()
@@ -253,7 +244,7 @@ class Heavy:
         """The mean eigenvalue without a penalty."""
         return self.rest.typical
 
-    def is_stale(self, problem: Problem) -> bool:
+    def is_stale(self, problem: RowSums) -> bool:
         """Whether the weights of the rows have changed since."""
         return self.blocks.is_stale(problem)
 

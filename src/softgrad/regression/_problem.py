@@ -12,16 +12,18 @@ Scores, probabilities and the scores of a direction are stored where they fit th
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softgrad import _backend
 from softgrad._threads import run_blocks
+from softgrad.regression._class_grams import class_grams
 from softgrad.regression._design import Design, Slot, reduce_slots
+from softgrad.regression._hessian import hessian, sampled_hessian, sizes
 from softgrad.regression._layer import Layer
-from softgrad.regression._layout import inner
+from softgrad.regression._row_sums import Evaluation, RowSums, levelled
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -29,28 +31,13 @@ Float = NDArray[np.float64]
 SMALL = 2_000_000  # multiplications of half a pass
 PLAIN = (False, 1.0, 0.0, 1.0, 0.0)  # no option of the kernels that this loss does not have
 MOST_LEVELLED = 256  # classes
-MOST_LEVELLINGS = 6
-LEVEL, LEVEL_PRECISE = 3e-7, 1e-15  # of a class's mass, by the type of the scores
 STORED = 32 << 20  # bytes beyond two (N, K) arrays that a fit may keep without being asked
 MOST_STORED = 4 << 30  # bytes in all: a hundred thousand classes would ask for more than there is
 
 __all__ = ["Evaluation", "Problem"]
 
 
-class Evaluation(NamedTuple):
-    """The unpenalised loss at a point: Σ a ℓ, its gradient, and what the dual objective takes from the rows.
-
-    ``entropy`` is Σ_i a_i t_i H(S_i), the entropies of the predictions, plus Σ_i R_i·offset_i, less what float64 may
-    have rounded: it is part of a lower bound.
-    """
-
-    loss: float
-    weight: Float  # (K, P)
-    bias: Float  # (K,)
-    entropy: float
-
-
-class Problem:
+class Problem(RowSums):
     """Data, targets and weights, checked elsewhere; the state is the point whose scores are stored."""
 
     def __init__(
@@ -66,6 +53,7 @@ class Problem:
         fit_intercept: bool,
         max_memory: int | None,
         n_threads: int,
+        small: bool | None = None,
     ) -> None:
         self.design, self.targets, self.n_classes, self.n_threads = design, targets, n_classes, n_threads
         self.row_weight = sample_weight
@@ -88,7 +76,7 @@ class Problem:
         self.passes = 0.0
         self.losses = np.empty(n)
         # Little data are computed in float64 throughout, and run to rounding.
-        self.small = design.n_rows * design.n_features * k <= SMALL
+        self.small = design.n_rows * design.n_features * k <= SMALL if small is None else small
         self.dtype: Any = np.float64 if self.small else np.float32
         self.slots: list[Slot] = []
         pair = 2 * n * k * np.dtype(self.dtype).itemsize
@@ -103,6 +91,7 @@ class Problem:
         self.point = self.layer.parameters(np.zeros((k, design.n_features)), np.zeros(k), self.dtype)
         self.step_to = self.point
         self._target_sums: Float | None = None
+        self._sizes: Array | None = None
 
     # --- tiles -------------------------------------------------------------------------------------------------------
 
@@ -160,6 +149,11 @@ class Problem:
 
     def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> Evaluation:
         """Loss and gradient at a point, which becomes the stored one; ``known``: its scores are stored already."""
+        loss, g, gb = self.sums(weight, bias, precise=precise, known=known)
+        return Evaluation.of(loss, g, gb, weight, bias, self.mass)
+
+    def sums(self, weight: Float, bias: Float, *, precise: bool, known: bool) -> tuple[float, Float, Float]:
+        """Σ a ℓ and its gradient, as `gradient`."""
         dtype = np.float64 if precise else self.dtype
         at = self.layer.parameters(weight, bias, dtype)
         self.point = self.layer.parameters(weight, bias, self.dtype)
@@ -192,14 +186,7 @@ class Problem:
             self._narrow()
         self.passes += 0.5 if known else 1.0
         g, gb = reduce_slots(slots, self.design, self.n_threads)
-        loss = float(self.losses.sum())
-        # Σ a t H(S) + Σ R·offset = Σ a ℓ − Σ_i R_i·(z_i − offset_i) with R = a (t S − y): no logarithm, no more passes.
-        along = inner(g, weight) + float(gb @ bias)
-        # log Σ exp of a confident row is rounded as 1 is, however little it differs from 0.
-        rounding = (
-            4 * 2.0**-52 * (self.mass + abs(loss) + float(np.abs(g * weight).sum()) + float(np.abs(gb) @ np.abs(bias)))
-        )
-        return Evaluation(loss, g, gb, loss - along - rounding)
+        return float(self.losses.sum()), g, gb
 
     def _narrow(self) -> None:
         """Scores in float32 again, from those in float64 in the same memory: first rows first."""
@@ -213,10 +200,16 @@ class Problem:
                 self._softmax(self.scores[part], self.prob[part])
 
     def settle(self, weight: Float, bias: Float, *, precise: bool, known: bool, enough: float = 0.0) -> Float | None:
-        """Store the scores of a point (unless ``known``) and level its intercepts; returns how far these moved.
+        """Store the scores of a point (unless ``known``) and level its intercepts; returns how far these moved."""
+        held = self.store(weight, bias, precise=precise, known=known)
+        if held is None:
+            return None
+        return levelled(
+            lambda: self.level_sums(held), lambda by: self.shift(held, by), self.class_mass, held.dtype, enough
+        )
 
-        None: nothing is stored, and nothing moved.
-        """
+    def store(self, weight: Float, bias: Float, *, precise: bool, known: bool) -> Array | None:
+        """Store the scores of a point (unless ``known``), where intercepts can be levelled with them."""
         same = not precise or self.small
         held = self.scores if same else self.wide
         if held is None or not self.fit_intercept or self.n_classes > MOST_LEVELLED:
@@ -238,7 +231,7 @@ class Problem:
 
             self.walk(work, held.dtype, stored=True)
             self.passes += 0.5
-        return self.level(held, enough)
+        return held
 
     def product(self, weight: Array, bias: Array) -> tuple[Float, Float]:
         """The Hessian of the loss at the stored point times a direction."""
@@ -305,16 +298,9 @@ class Problem:
 
         self._without_rows(work)
 
-    def level(self, scores: Array, enough: float) -> Float:
-        """Move the intercepts to their optimum for stored scores; returns by how much.
-
-        The dual point needs Σ_i R_i = 0, and what is missing costs the bound in the first order (`dual_value`), while
-        all other errors cost it in the second.  ``enough``: what may be missing, as a share of each class's mass.
-        Newton's method on K numbers; X is not read.
-        """
-        k, moved, before = self.n_classes, np.zeros(self.n_classes), np.inf
-        dtype = scores.dtype
-        limit = max(enough, LEVEL if dtype == np.float32 else LEVEL_PRECISE)
+    def level_sums(self, scores: Array) -> Float:
+        """Σ_i h_i S_i, and below it Σ_i h_i S_i S_iᵀ, of stored scores: (K + 1, K)."""
+        k, dtype = self.n_classes, scores.dtype
 
         def sums(slot: Slot, lo: int, hi: int, _: Any) -> None:
             s = self._softmax(scores[lo:hi], slot.scratch("prob", hi - lo, k, dtype))
@@ -323,35 +309,16 @@ class Problem:
             weighted = s if self.curvature is None else h.astype(dtype)[:, None] * s
             slot.level[1:] += weighted.T @ s
 
-        for _ in range(MOST_LEVELLINGS):
-            self._without_rows(sums)
-            total = np.sum([slot.level for slot in self.slots], axis=0)
-            excess = total[0] - self.class_mass
-            worst = float((np.abs(excess) / self.class_mass).max())
-            if worst < limit or not worst < 0.5 * before:
-                break
-            before = worst
-            hessian = np.diag(total[0]) - total[1:] + total[0].sum() / k**2  # which pins what all classes share
-            try:
-                step = np.linalg.solve(hessian, -excess)
-            except np.linalg.LinAlgError:
-                break
-            step -= step.mean()
-            longest = float(np.abs(step).max())
-            if not longest < np.inf:
-                break
-            if longest > 1:
-                step /= longest
-            moved += step
-            shift = step.astype(dtype)
+        self._without_rows(sums)
+        return np.asarray(np.sum([slot.level for slot in self.slots], axis=0))
 
-            def move(_: Slot, lo: int, hi: int, __: Any, shift: Array = shift) -> None:
-                scores[lo:hi] += shift
+    def shift(self, scores: Array, by: Array) -> None:
+        """Add to the stored scores of all rows."""
 
-            self._without_rows(move)
-            if worst**2 < 0.1 * limit:  # Newton's method squares what is left
-                break
-        return moved
+        def move(_: Slot, lo: int, hi: int, __: Any) -> None:
+            scores[lo:hi] += by
+
+        self._without_rows(move)
 
     def _without_rows(self, work: Any) -> None:
         """Walk stored (N, K) arrays: X is not read."""
@@ -371,42 +338,46 @@ class Problem:
 
     @property
     def offset_range(self) -> float:
-        """The largest difference between two offsets of a row."""
-        assert self.offset is not None
+        """The largest difference between two offsets of a row; 0 without offsets."""
+        if self.offset is None:
+            return 0.0
         return float((self.offset.max(axis=1) - self.offset.min(axis=1)).max(initial=0.0))
 
     def target_sums(self) -> Float:
         """Σ_i a_i y_i x_iᵀ (K, P): from the gradient where no row is told from another."""
         if self._target_sums is None:
-            k, prior = self.n_classes, np.maximum(self.class_mass / self.mass, 1e-300)
-            logs = np.log(prior)
-            self.slots = []
-            fused = self.layer.native
-            at = self.layer.parameters(np.zeros((k, self.design.n_features)), np.zeros(k), np.float64)
-
-            def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
-                z = slot.scratch("scores64", hi - lo, k, np.float64)
-                z[...] = logs
-                if fused:
-                    losses = slot.scratch("losses", hi - lo, 1, np.float64)[:, 0]
-                    self.layer.gradient(slot, x, at, self._head(z, lo, hi), z, losses, None, True)
-                else:
-                    self._loss(z, lo, hi, grad=True, losses=False)
-                    slot.add(x, z.astype(x.dtype, copy=False), np.float64)
-                if not self.design.sparse and x.dtype != np.float64:
-                    wide = slot.scratch("x64", x.shape[0], x.shape[1], np.float64)
-                    wide[...] = x
-                    x = wide
-                sums = (np.ones(hi - lo) if self.curvature is None else self.curvature[lo:hi]) @ x
-                slot.mean = sums if slot.mean is None else slot.mean + sums
-
-            slots = self.walk(work, np.float64, stored=fused)  # part of a bound that is claimed in float64
-            g, _ = reduce_slots(slots, self.design)
-            mean = np.sum([slot.mean for slot in slots if slot.mean is not None], axis=0)
-            self.slots = []
-            self.passes += 0.5
-            self._target_sums = np.outer(prior, mean) - g
+            self._target_sums = self.target_sums_by(np.maximum(self.class_mass / self.mass, 1e-300))
         return self._target_sums
+
+    def target_sums_by(self, prior: Float) -> Float:
+        """The same by the gradient at some S that is the same for all rows."""
+        k, logs = self.n_classes, np.log(prior)
+        self.slots = []
+        fused = self.layer.native
+        at = self.layer.parameters(np.zeros((k, self.design.n_features)), np.zeros(k), np.float64)
+
+        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            z = slot.scratch("scores64", hi - lo, k, np.float64)
+            z[...] = logs
+            if fused:
+                losses = slot.scratch("losses", hi - lo, 1, np.float64)[:, 0]
+                self.layer.gradient(slot, x, at, self._head(z, lo, hi), z, losses, None, True)
+            else:
+                self._loss(z, lo, hi, grad=True, losses=False)
+                slot.add(x, z.astype(x.dtype, copy=False), np.float64)
+            if not self.design.sparse and x.dtype != np.float64:
+                wide = slot.scratch("x64", x.shape[0], x.shape[1], np.float64)
+                wide[...] = x
+                x = wide
+            sums = (np.ones(hi - lo) if self.curvature is None else self.curvature[lo:hi]) @ x
+            slot.mean = sums if slot.mean is None else slot.mean + sums
+
+        slots = self.walk(work, np.float64, stored=fused)  # part of a bound that is claimed in float64
+        g, _ = reduce_slots(slots, self.design)
+        mean = np.sum([slot.mean for slot in slots if slot.mean is not None], axis=0)
+        self.slots = []
+        self.passes += 0.5
+        return np.outer(prior, mean) - g
 
     def hessian_diagonal(self) -> tuple[Float, Float]:
         """Σ_i a_i t_i S_ik (1 − S_ik) x_ij² (K, P), and the same without x (K,)."""
@@ -434,6 +405,41 @@ class Problem:
             total = np.sum([slot.bias for slot in slots if slot.bias is not None], axis=0)
             return self.design.turned().back(self.n_threads, square=True), np.asarray(total)
         return reduce_slots(slots, self.design)
+
+    @property
+    def holds_scores(self) -> bool:
+        """Whether the scores of the stored point are stored."""
+        return self.scores is not None
+
+    @property
+    def holds_prob(self) -> bool:
+        """Whether its probabilities are stored."""
+        return self.prob is not None
+
+    def row_curvature(self, index: Array) -> Float:
+        """a_i t_i of some rows."""
+        return np.ones(len(index)) if self.curvature is None else self.curvature[index]
+
+    def class_curvature(self) -> Float:
+        """Σ_i a_i t_i S_ik (1 − S_ik) (K,)."""
+        prob = self.prob
+        assert prob is not None
+        h = np.ones(len(prob), prob.dtype) if self.curvature is None else self.curvature.astype(prob.dtype)
+        return np.asarray(h @ (prob * (1 - prob)), dtype=np.float64)
+
+    def class_grams(
+        self, center: Float, square: float, kappa: float, sample: float, *, even: bool, features: Any
+    ) -> tuple[Array, Float]:
+        """The Gram matrices of `_class_blocks`, and the rows drawn for each class."""
+        return class_grams(self, center, square, kappa, sample, even=even, features=features)
+
+    def hessian(self, count: int | None = None) -> Float:
+        """The whole Hessian, dense; ``count``: of about so many rows."""
+        if count is None:
+            return hessian(self)
+        if self._sizes is None:
+            self._sizes = sizes(self.design)
+        return sampled_hessian(self, self._sizes, count)
 
     def even(self) -> bool:
         """Whether stored probabilities are the same in all rows: they are at the start."""

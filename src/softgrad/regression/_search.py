@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.regression._layout import inner
-from softgrad.regression._problem import Problem
+from softgrad.regression._row_sums import RowSums
 from softgrad.regression._state import State
 
 Float = NDArray[np.float64]
@@ -16,7 +16,7 @@ FARTHEST = 3.0  # the root mean square of a step's scores
 __all__ = ["search"]
 
 
-def search(problem: Problem, state: State, d: Float, slope: float, size: float) -> float:
+def search(problem: RowSums, state: State, d: Float, slope: float, size: float) -> float:
     """A step near the least value along the direction, from the stored scores; 0 if rounding hides every gain.
 
     ``size`` is that of the scores of the direction: far beyond `FARTHEST` probabilities are 0 or 1, and their

@@ -115,7 +115,8 @@ class Turned:
         dtype = np.dtype(dtype)
         with self._lock:  # tiles come from several threads
             if dtype not in self._waiting:
-                self._waiting = {dtype: gathered(self.n_rows, self.n_classes, dtype)}
+                # Of one row alone NumPy would not tell the kernel that it is padded.
+                self._waiting = {dtype: gathered(max(2, self.n_rows), self.n_classes, dtype)}
         to = self._waiting[dtype][at : at + len(g)]
         if dtype == HALF:
             to_half(g, to)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from softgrad.regression._certificate import dual_value
 from softgrad.regression._layout import inner
-from softgrad.regression._problem import Evaluation, Problem
+from softgrad.regression._row_sums import Evaluation, RowSums
 
 Float = NDArray[np.float64]
 
@@ -57,7 +57,7 @@ class State:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: RowSums,
         weight: Float,
         bias: Float,
         *,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from softgrad.regression._layout import add, inner
 from softgrad.regression._newton import Direction
 from softgrad.regression._precondition import preconditioner_of
-from softgrad.regression._problem import Problem
+from softgrad.regression._row_sums import RowSums
 from softgrad.regression._state import State
 
 Array = NDArray[Any]
@@ -45,7 +45,7 @@ class Kept:
 class Truncated:
     """Finds directions with a preconditioner that is kept while it serves, for the next fit of a path as well."""
 
-    def __init__(self, problem: Problem, state: State) -> None:
+    def __init__(self, problem: RowSums, state: State) -> None:
         self.problem, self.state = problem, state
 
     def __call__(self, gradient: tuple[Float, Float], damping: float) -> Direction | None:
@@ -72,7 +72,7 @@ class Truncated:
 
 
 def conjugate_gradients(
-    problem: Problem,
+    problem: RowSums,
     kappa: float,
     damping: float,
     gradient: tuple[Float, Float],

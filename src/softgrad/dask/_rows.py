@@ -1,0 +1,190 @@
+"""One block as it comes from the data, checked; and what the client has to know of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softgrad._sklearn.targets import soft_values
+from softgrad._sklearn.weights import read_offset
+from softgrad.dask._block import Block, Model
+from softgrad.regression._blocks import as_block, check_finite
+from softgrad.regression._inputs import checked_rows
+from softgrad.regression._sparse import is_sparse, longest
+
+Array = NDArray[Any]
+Float = NDArray[np.float64]
+
+__all__ = ["Columns", "Rows", "Summary", "block_of_frame", "make", "read", "summary"]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """How to read a block: of a table, the columns that are features and their type; names of what is a column."""
+
+    features: list[Any] | None
+    dtype: Any
+    y: Any = None
+    sample_weight: Any = None
+    offset: Any = None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of positive weight; ``labels`` are numbers into ``known``, or soft labels."""
+
+    n_given: int
+    x: Any
+    labels: Array
+    known: Array | None
+    weight: Float | None
+    offset: Array | None
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What the client has to know of a block; ``error``: why it cannot be used."""
+
+    n_given: int
+    n_rows: int = 0
+    n_features: int = 0
+    dtype: Any = None
+    sparse: bool = False
+    known: Array | None = None
+    totals: Float | None = None
+    reach: float = 0.0
+    n_bytes: int = 0
+    stored: int = 0
+    weight: float = 0.0
+    offset_columns: int = 0
+    error: str | None = None
+
+
+def read(part: Any, y: Any, weight: Any, offset: Any, columns: Columns) -> Rows | Summary:
+    """The rows of a block, or a summary that says what is wrong with it."""
+    n = int(part.shape[0])
+    try:
+        y = part[columns.y] if columns.y is not None else y
+        weight = part[columns.sample_weight] if columns.sample_weight is not None else weight
+        offset = part[columns.offset] if columns.offset is not None else offset
+        return _checked(block_of_frame(part, columns), columns.features, y, weight, offset)
+    except (ValueError, TypeError) as wrong:
+        return Summary(n, error=str(wrong))
+
+
+def block_of_frame(part: Any, columns: Columns) -> Any:
+    """The features of a block."""
+    if columns.features is None:
+        return as_block(part, "X")
+    frame = part[columns.features]
+    return as_block(frame.to_numpy(dtype=columns.dtype, na_value=np.nan), "X")
+
+
+def _checked(x: Any, names: Any, y: Any, weight: Any, offset: Any) -> Rows:
+    n = x.shape[0]
+    check_finite(x, names)
+    x = checked_rows(x)
+    kept: Any = slice(None)
+    a: Float | None = None
+    if weight is not None:
+        a = _weights(weight, n)
+        if not a.all():
+            kept = np.flatnonzero(a)
+        a = a[kept]
+    labels, known = _targets(y, n, kept)
+    if offset is not None:
+        shift = np.asarray(offset)
+        if len(shift) != n:
+            raise ValueError(f"offset has {len(shift)} rows, but X has {n}")
+        width = 2 if shift.ndim == 1 or shift.shape[1] == 1 else shift.shape[1]
+        offset = read_offset(offset, n, width)[kept]  # type: ignore[index]
+    return Rows(n, x[kept] if len(labels) < n else x, labels, known, a, offset)
+
+
+def _weights(weight: Any, n: int) -> Float:
+    a = np.asarray(weight, dtype=np.float64)
+    if a.shape != (n,):
+        raise ValueError(f"sample_weight must have one weight a row: shape {(n,)}, not {a.shape}")
+    bad = np.flatnonzero(~(np.isfinite(a) & (a >= 0)))
+    if bad.size:
+        raise ValueError(f"sample_weight[{bad[0]}] is {a[bad[0]]}: weights must be finite and not negative")
+    return a
+
+
+def _targets(y: Any, n: int, kept: Any) -> tuple[Array, Array | None]:
+    values = np.asarray(y)
+    if len(values) != n:
+        raise ValueError(f"y has {len(values)} rows, but X has {n}")
+    if values.ndim == 2 and values.shape[1] >= 2:
+        if values.dtype.kind != "f":
+            raise ValueError(
+                f"y of shape {values.shape} and dtype {values.dtype} is neither labels, which are one-dimensional, nor "
+                "soft labels, which are floats"
+            )
+        return soft_values(values)[kept], None
+    if values.ndim > 2:
+        raise ValueError(f"y has {values.ndim} dimensions: labels have one, soft labels two")
+    labels = values.reshape(-1)
+    missing = np.flatnonzero(_missing(y, labels))
+    if missing.size:
+        raise ValueError(f"Input y contains {labels[missing[0]]}: row {missing[0]} has no label")
+    if labels.dtype.kind == "f":
+        broken = np.flatnonzero(labels != np.floor(labels))
+        if broken.size:
+            raise ValueError(
+                f"y[{broken[0]}] is {labels[broken[0]]}: float labels are whole numbers, "
+                "soft labels have a column a class"
+            )
+    known, numbers = np.unique(labels[kept], return_inverse=True)
+    return numbers.astype(np.intp), known
+
+
+def _missing(y: Any, labels: Array) -> Any:
+    if hasattr(y, "isna"):  # of a table
+        return np.asarray(y.isna()).reshape(-1)
+    if labels.dtype.kind == "f":
+        return ~np.isfinite(labels)
+    if labels.dtype == object:
+        return [label is None or label != label for label in labels.tolist()]
+    return np.zeros(len(labels), dtype=bool)
+
+
+def summary(rows: Rows | Summary, *_: Any) -> Summary:
+    """What the client has to know of the rows."""
+    if isinstance(rows, Summary):
+        return rows
+    n, p = rows.x.shape
+    a = np.ones(n) if rows.weight is None else rows.weight
+    if rows.known is None:
+        totals: Float = np.asarray(a @ rows.labels.astype(np.float64))
+    else:
+        totals = np.bincount(rows.labels, weights=a, minlength=len(rows.known)).astype(np.float64)
+    if is_sparse(rows.x):
+        square, size = (longest(rows.x, None) if n else 0.0), rows.x.data.nbytes + rows.x.indices.nbytes
+    else:
+        largest = max(-float(rows.x.min(initial=0.0)), float(rows.x.max(initial=0.0)))
+        square, size = p * largest**2, rows.x.nbytes
+    reach = float(np.sqrt(square)) * (1 + 1e-9)
+    columns = 0 if rows.offset is None else 1 if rows.offset.ndim == 1 else rows.offset.shape[1]
+    stored = int(rows.x.nnz) if is_sparse(rows.x) else n * p
+    return Summary(
+        rows.n_given, n, p, rows.x.dtype, is_sparse(rows.x), rows.known, totals, reach, size, stored, float(a.sum()),
+        columns,
+    )  # fmt: skip
+
+
+def make(rows: Rows, shared: tuple[Model, Array]) -> Block:
+    """The block that the solver works on, with the classes of all blocks."""
+    model, classes = shared
+    targets: Array
+    if rows.known is None:
+        targets = np.ascontiguousarray(rows.labels, dtype=np.float64)
+    else:
+        targets = np.searchsorted(classes, rows.known).astype(np.int64)[rows.labels]
+    offset = None if rows.offset is None else rows.offset.astype(np.float64)
+    if offset is not None:
+        offset = np.stack([-offset / 2, offset / 2], axis=1) if offset.ndim == 1 else np.ascontiguousarray(offset)
+    return Block(rows.x, targets, rows.weight, offset, model)
