@@ -64,6 +64,8 @@ class Matrix:
                 self._file = self._file or self.path.open("wb")
                 self._file.write(np.ascontiguousarray(block, dtype=self.dtype).data)
         except OSError as error:
+            if self._file is not None:
+                self._file.close()
             raise UserError(
                 f"cannot keep the prepared rows in {shown(self.path.parent)}: {error.strerror or error}; give them "
                 "more --memory, or set TMPDIR to a disk with more room"
