@@ -573,18 +573,22 @@ def test_help_loads_nothing_heavy() -> None:
     assert answer.stdout.splitlines()[-1] == "loaded []"
 
 
-@pytest.mark.parametrize("missing", ["typer", "rich", "skops", "pyarrow"])
+@pytest.mark.parametrize("missing", ["typer", "rich", "skops", "pyarrow", "pandas", "dask"])
 def test_without_the_extra(missing: str, tmp_path: Path) -> None:
     command = ["data", "iris", "-o", "i.csv"] if missing == "pyarrow" else ["fit", "iris"]
+    if missing == "dask":
+        (tmp_path / "d.csv").write_text("x,y\n1,a\n2,b\n")
+        command = ["fit", "d.csv", "-t", "y", "--cluster", "local"]
     script = f"import sys; sys.modules[{missing!r}] = None; from softgrad.cli import main; sys.exit(main({command}))"
     answer = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path
     )
     assert answer.returncode == 2
     assert answer.stderr.splitlines() == [
-        f"softgrad: error: the command line needs {missing}, which is not installed: pip install 'softgrad[cli]'"
+        f"softgrad: error: the command line needs {missing}, which is not installed: "
+        f"pip install 'softgrad[{'dask' if missing == 'dask' else 'cli'}]'"
     ]
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.glob("*.skops")) == []
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:

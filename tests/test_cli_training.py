@@ -69,7 +69,7 @@ def test_c_is_the_best_of_the_path(cli: Command) -> None:
     assert len(path) in range(4, 7)  # the rest, which would be worse, was not tried
     assert answer.json["gap"] <= 1e-8
     fitted = classifier("digits.skops")
-    assert fitted.C == answer.json["C"]
+    assert answer.json["C"] == fitted.C
     cli("fit", "digits", "--C", str(answer.json["C"]), "-o", "alone.skops", "--tol", "1e-8")
     assert fitted.objective_ == pytest.approx(classifier("alone.skops").objective_, rel=2e-8)
     np.testing.assert_array_equal(fitted.history_["iteration"], 1 + np.arange(len(fitted.history_)))

@@ -33,10 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run(sys.argv[1:] if arguments is None else list(arguments))
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
-        if missing not in _EXTRA:
+        extra = "dask" if missing in ("dask", "distributed") else "cli"
+        if missing not in _EXTRA and extra == "cli":
             raise
         print(
-            f"softgrad: error: the command line needs {missing}, which is not installed: pip install 'softgrad[cli]'",
+            f"softgrad: error: the command line needs {missing}, which is not installed: pip install 'softgrad[{extra}]'",
             file=sys.stderr,
         )
         return 2

@@ -125,10 +125,16 @@ def fit(
         ),
     ] = None,
     threads: Threads = None,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="A Dask scheduler, tcp://…, whose workers read the files of DATA; local: one on this machine."
+        ),
+    ] = None,
     delimiter: Delimiter = None,
     data_format: Format = None,
 ) -> int:
-    r"""Train a softmax classifier on a table, measure it on held-out rows and save it.
+    """Train a softmax classifier on a table, measure it on held-out rows and save it.
 
     \b
     softgrad fit digits
@@ -152,6 +158,7 @@ def fit(
         threads=threads,
         delimiter=delimiter,
         format=data_format,
+        cluster=cluster,
     )
     choice = Choice(
         target=target,
@@ -178,7 +185,7 @@ def predict(
     delimiter: Delimiter = None,
     data_format: Format = None,
 ) -> None:
-    r"""Write the predicted label of each row and the probability of each class, in the order of the rows.
+    """Write the predicted label of each row and the probability of each class, in the order of the rows.
 
     \b
     softgrad predict iris.skops new.csv -o predicted.csv
@@ -205,7 +212,7 @@ def evaluate(
     delimiter: Delimiter = None,
     data_format: Format = None,
 ) -> None:
-    r"""Measure a model on labelled rows.
+    """Measure a model on labelled rows.
 
     \b
     softgrad evaluate iris.skops new.csv
@@ -223,7 +230,7 @@ def inspect(
     top: Annotated[int, typer.Option(min=0, help="Features that are shown for each class.")] = 5,
     json: Json = False,
 ) -> None:
-    r"""Print what a model reads, how it was made, how good it is and what it goes by.
+    """Print what a model reads, how it was made, how good it is and what it goes by.
 
     \b
     softgrad inspect iris.skops
@@ -244,7 +251,7 @@ def export(
     delimiter: Delimiter = None,
     data_format: Format = None,
 ) -> None:
-    r"""Write a model, from the columns of a table to the probabilities, as an ONNX file that was tried in onnxruntime.
+    """Write a model, from the columns of a table to the probabilities, as an ONNX file that was tried in onnxruntime.
 
     \b
     softgrad export iris.skops --onnx iris.onnx --data iris.csv
@@ -260,7 +267,7 @@ def bench(
     threads: Threads = None,
     json: Json = False,
 ) -> None:
-    r"""Measure this machine: softgrad against the rivals that are installed, at equal results.
+    """Measure this machine: softgrad against the rivals that are installed, at equal results.
 
     \b
     softgrad bench
@@ -275,7 +282,7 @@ def data(
     name: Annotated[str, typer.Argument(help="digits, iris, wine or breast_cancer.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write, .csv or .parquet.")],
 ) -> None:
-    r"""Write a built-in data set as a table, to try the other commands on.
+    """Write a built-in data set as a table, to try the other commands on.
 
     \b
     softgrad data iris -o iris.csv
@@ -300,7 +307,7 @@ def explain(
     html: Annotated[Path | None, typer.Option(help="Write the derivation as one page to play with.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open that page in the browser.")] = False,
 ) -> int:
-    r"""Derive the gradient S − y with your numbers, each step executed and checked.
+    """Derive the gradient S − y with your numbers, each step executed and checked.
 
     \b
     softgrad explain --logits 2.0 1.0 0.1 --target 0

@@ -8,7 +8,7 @@ import re
 import shlex
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 import softgrad
-from softgrad.cli import _measure, _model, _show, _train
+from softgrad.cli import _cluster, _measure, _model, _show, _train
 from softgrad.cli._load import Choice, Loaded, Part, load, stratified
+from softgrad.cli._matrix import SparseFiles
 from softgrad.cli._messages import UserError, names, plain_warnings, shown, warning
 from softgrad.cli._mistakes import mistakes
 from softgrad.cli._output import check_output
@@ -50,6 +51,7 @@ class FitOptions:
     threads: int | None
     delimiter: str | None
     format: str | None
+    cluster: str | None
 
     def check(self) -> None:
         """One line for an option that cannot be."""
@@ -108,8 +110,14 @@ def fit(
         output = output or Path(f"{source.stem}.skops")
         check_output(output, _model.EXTENSIONS, "-o")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="softgrad-")))
-        stages = stack.enter_context(Stages())
         chosen = _completed(source, choice)
+        if options.cluster is not None:
+            _cluster.refuse(source, Cs, calibrate=options.calibrate)
+            try:
+                stack.enter_context(_cluster.cluster(options.cluster))
+            except (OSError, TimeoutError, ValueError) as error:
+                raise UserError(f"--cluster {options.cluster}: cannot be reached ({error})") from error
+        stages = stack.enter_context(Stages())
         held = None
         if test is not None:
             held = stack.enter_context(opened(test, delimiter=options.delimiter, data_format=options.format))
@@ -195,7 +203,7 @@ def _load(
     with plain_warnings():
         return load(
             reader, choice, test=test, split=split, standardize=options.standardize, memory=memory // 2, folder=folder,
-            tick=stages.tick, look=look,
+            tick=stages.tick, look=look, spread=None if options.cluster is None else _cluster.spread,
         )  # fmt: skip
 
 
@@ -243,7 +251,7 @@ def _class_weights(text: str | None, classes: list[Any], rows: _train.Rows) -> A
 
 def _rows(part: Part, classes: NDArray[Any]) -> _train.Rows:
     own = own_classes(part, classes)
-    x = part.x if isinstance(part.x, np.ndarray) or hasattr(part.x, "indptr") else RowBlocks.of(part.x)
+    x = RowBlocks.of(part.x) if isinstance(part.x, SparseFiles) else part.x
     return _train.Rows(x, own if part.soft is None else part.soft, own, part.weight, len(classes))
 
 
@@ -280,7 +288,8 @@ def _fitted(
     )  # fmt: skip
     stages.begin("train")
     try:
-        found = _train.train(rows, settings, stages.listen(options.tol, options.max_iter))
+        run = _train.train if options.cluster is None else _cluster.train
+        found = run(rows, settings, stages.listen(options.tol, options.max_iter))
     except ValueError as error:  # above all features so far apart in size that the fit overflows
         raise UserError(f"{source.text}: the model cannot be fitted: {error}") from error
     if not (found.converged or found.interrupted):
@@ -294,6 +303,8 @@ def _fitted(
     classifier = _model.classifier_of(found, classes, dtype, parameters)
     stages.begin("measure")
     parts = [part for part in (loaded.train, loaded.held_out) if part is not None]
+    if options.cluster is not None:
+        parts = [_gathered(loaded.train)] if loaded.held_out is None else [loaded.held_out]
     evaluations, logits = [], np.zeros((0, len(classes)))
     for part in parts:
         logits = _measure.logits_of(classifier, part.x)
@@ -325,6 +336,11 @@ def _fitted(
         uncalibrated=before, mistakes=wrong,
     )  # fmt: skip
     return training, Pipeline([*steps, ("classify", classifier)])
+
+
+def _gathered(part: Part) -> Part:
+    """Rows of a cluster in this process."""
+    return replace(part, x=part.x.compute())
 
 
 def _figures(e: Any) -> dict[str, Any]:

@@ -135,6 +135,7 @@ def load(
     folder: Path,
     tick: Tick,
     look: Callable[[list[Column]], None],
+    spread: Callable[..., Any] | None = None,
 ) -> Loaded:
     """Read a source, and another one to measure with.
 
@@ -156,6 +157,8 @@ def load(
         Hears how far it is.
     look : callable (columns)
         Sees the columns before the training.
+    spread : callable (reader, ingredients, transformer, rows wanted), optional
+        Makes the features of the training rows elsewhere.
     """
     wanted = _features(reader, choice)
     forced = dict.fromkeys(choice.text, "text") | dict.fromkeys(choice.categorical, "categorical")
@@ -199,13 +202,18 @@ def load(
     def matrix(rows: int, name: str) -> Matrix:
         return Matrix(rows, width, is_sparse=scattered, limit=memory, folder=folder, name=name)
 
-    x_train, x_held = matrix(len(train), "train"), matrix(len(held_out), "held-out")
-    for batch, table in _tables(reader, ingredients):
-        features = transformer.transform(table)
+    x_held = matrix(len(held_out), "held-out")
+    x_train = matrix(len(train), "train") if spread is None else None
+    needed = kept if x_train is None else kept | chosen
+    for batch, table in _tables(reader, ingredients) if needed.any() else ():
         inside = slice(batch.first, batch.first + batch.n_rows)
-        x_train.append(features[chosen[inside]])
-        x_held.append(features[kept[inside]])
+        if needed[inside].any():
+            features = transformer.transform(table[needed[inside]])
+            x_held.append(features[kept[inside][needed[inside]]])
+            if x_train is not None:
+                x_train.append(features[chosen[inside][needed[inside]]])
         tick("features", batch.first + batch.n_rows, total)
+    x = x_train.finish() if x_train is not None else spread and spread(reader, ingredients, transformer, chosen)
 
     def part(name: str, x: Any, rows: NDArray[np.intp]) -> Part:
         return Part(
@@ -222,11 +230,11 @@ def load(
         transformer=transformer,
         target=choice.target or ", ".join(choice.target_proba),
         classes=None if soft is None else np.asarray(choice.target_proba),
-        train=part("train", x_train.finish(), train),
+        train=part("train", x, train),
         held_out=measured,
         feature_names=feature_names,
         origins=origins,
-        on_disk=x_train.on_disk,
+        on_disk=x_train is not None and x_train.on_disk,
     )
 
 

@@ -79,6 +79,14 @@ class Reader:
         text = self.source.text
         return text if len(self.source.paths) < 2 else shown(self.source.paths[file])
 
+    def spans(self) -> list[tuple[int, int, Path]]:
+        """The rows of each file, after a whole pass: the first, and the one after the last."""
+        firsts = [first for first, _ in self._starts]
+        return [
+            (first, last, path)
+            for (first, path), last in zip(self._starts, [*firsts[1:], self.n_rows or 0], strict=True)
+        ]
+
     def require(self, wanted: list[str], where: str = "") -> None:
         """Refuse columns that are not there."""
         missing = [name for name in wanted if name not in self.types]
