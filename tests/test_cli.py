@@ -573,7 +573,7 @@ def test_help_loads_nothing_heavy() -> None:
     assert answer.stdout.splitlines()[-1] == "loaded []"
 
 
-@pytest.mark.parametrize("missing", ["typer", "rich", "skops", "pyarrow", "pandas", "dask"])
+@pytest.mark.parametrize("missing", ["typer", "rich", "skops", "pyarrow", "dask"])
 def test_without_the_extra(missing: str, tmp_path: Path) -> None:
     command = ["data", "iris", "-o", "i.csv"] if missing == "pyarrow" else ["fit", "iris"]
     if missing == "dask":
@@ -584,10 +584,9 @@ def test_without_the_extra(missing: str, tmp_path: Path) -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path
     )
     assert answer.returncode == 2
-    assert answer.stderr.splitlines() == [
-        f"softgrad: error: the command line needs {missing}, which is not installed: "
-        f"pip install 'softgrad[{'dask' if missing == 'dask' else 'cli'}]'"
-    ]
+    extra = "dask" if missing == "dask" else "cli"
+    message = f"the command line needs {missing}, which is not installed: pip install 'softgrad[{extra}]'"
+    assert answer.stderr == f"softgrad: error: {message}\n"
     assert list(tmp_path.glob("*.skops")) == []
 
 

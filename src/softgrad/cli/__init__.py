@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if missing not in _EXTRA and extra == "cli":
             raise
         print(
-            f"softgrad: error: the command line needs {missing}, which is not installed: pip install 'softgrad[{extra}]'",
+            f"softgrad: error: the command line needs {missing}, which is not installed: "
+            f"pip install 'softgrad[{extra}]'",
             file=sys.stderr,
         )
         return 2

@@ -26,6 +26,7 @@ from softgrad.cli._output import check_output
 from softgrad.cli._progress import Stages
 from softgrad.cli._reader import Reader
 from softgrad.cli._results import Column, Training
+from softgrad.cli._skops import skops_io
 from softgrad.cli._sources import Source, opened
 from softgrad.regression import RowBlocks
 
@@ -98,6 +99,7 @@ def fit(
     command: list[str],
 ) -> int:
     """Run the command; 0, or 130 if Ctrl-C ended the training and the model so far was saved."""
+    skops_io()  # better missed now than after the training
     options.check()
     Cs = _train.parse_c(options.C)
     memory = options.memory_bytes
