@@ -129,7 +129,17 @@ def words(method: str, label: str, kinds: dict[str, list[str]], max_iter: int) -
         return [sys.executable, "-m", "softgrad.cli", "fit", *options]
     script = str(Path(__file__).with_name("commands_rival.py"))
     columns = [word for kind, names in kinds.items() for word in (f"--{kind}", *names)]
-    return [sys.executable, script, "train.csv", "test.csv", label, "model.joblib", "--max-iter", str(max_iter), *columns]
+    return [
+        sys.executable,
+        script,
+        "train.csv",
+        "test.csv",
+        label,
+        "model.joblib",
+        "--max-iter",
+        str(max_iter),
+        *columns,
+    ]
 
 
 def run(method: str, command: Sequence[str], folder: Path) -> Row:
