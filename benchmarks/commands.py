@@ -1,8 +1,8 @@
 """From a table to a model: the command `softgrad fit … --C auto` against a script with pandas and scikit-learn.
 
 Both are processes, from their start to a model on disk and its log-loss on the test rows: what is measured has the
-imports in it, reading the CSV, making the features, a search for C among ten values in five folds, and predicting. The two run in
-turn, on all processors. The script (`commands_rival.py`) is told what each column is; the command finds out.
+imports in it, reading the CSV, making the features, a search for C among ten values in five folds, and predicting. The
+two run in turn, on all processors. The script (`commands_rival.py`) is told what each column is; the command finds out.
 
 A row of the CSV is one run:
 
@@ -39,7 +39,7 @@ SLACK = 0.01  # a log-loss that is so much of itself above the script's is a fai
 Tables = tuple[Any, Any, str, dict[str, list[str]]]  # train, test, label, columns by kind
 
 
-# --- data --------------------------------------------------------------------------------------------------------------
+# --- data ------------------------------------------------------------------------------------------------------------
 
 
 def digits(cache: Path) -> Tables:
@@ -119,7 +119,7 @@ def prepare(order: Row) -> Row:
     return {"label": label, "kinds": kinds, "facts": facts}
 
 
-# --- runs --------------------------------------------------------------------------------------------------------------
+# --- runs ------------------------------------------------------------------------------------------------------------
 
 
 def words(method: str, label: str, kinds: dict[str, list[str]], max_iter: int) -> list[str]:
@@ -211,7 +211,7 @@ def main() -> None:
     chosen = options.data.split(",") if options.data else SMOKE if options.smoke else ALL
     unknown = set(chosen) - set(DATA)
     if unknown:
-        raise SystemExit(f"no data set is called {sorted(unknown)[0]!r}; there are {', '.join(ALL)}")
+        raise SystemExit(f"no data set is called {min(unknown)!r}; there are {', '.join(ALL)}")
     about, table = harness.machine(PACKAGES), []
     print("  ".join(f"{key}: {value}" for key, value in about.items()))
     for name in chosen:

@@ -27,9 +27,9 @@ imports, which counts X where it is in memory, and not the pages of a mapped fil
 """
 COMMANDS = """Whole processes, from their start to a model on disk and its measures on the test rows:
 `softgrad fit train.csv -t LABEL --test test.csv --C auto` against a script with pandas and scikit-learn's
-`LogisticRegressionCV` (`benchmarks/commands_rival.py`). Seconds and MB are medians over the runs, and the ratios are medians of
-the rounds' ratios. On a busy machine processes wait for each other: the CPU time is the more trustworthy, and what
-`n_jobs` would not change.
+`LogisticRegressionCV` (`benchmarks/commands_rival.py`). Seconds and MB are medians over the runs, and the ratios are
+medians of the rounds' ratios. The machine was busy with other work, so that processes waited for processors: go by the
+CPU time, which `n_jobs` would not make less.
 """
 _LOSSES = {
     "loss.csv": ("Loss and gradient on NumPy arrays", "ratio to softgrad out="),
@@ -156,7 +156,8 @@ def commands(rows: list[Row]) -> str:
 def command_table(rows: list[Row]) -> str:
     """One line for each data set and method."""
     head = (
-        "data", "rows", "classes", "", "accuracy", "log-loss", "wall s", "CPU s", "MB", "wall time / softgrad", "CPU time / softgrad",
+        "data", "rows", "classes", "", "accuracy", "log-loss", "wall s", "CPU s", "MB", "wall / softgrad",
+        "CPU / softgrad",
     )  # fmt: skip
     lines = []
     for data, method in dict.fromkeys((r["data"], r["method"]) for r in rows):

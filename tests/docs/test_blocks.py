@@ -23,8 +23,16 @@ def _run(command, said):
 
     done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
     found = " ".join(done.stdout.split())
-    fits = ".*".join(re.escape(" ".join(part.split())) for part in said.split("…"))
-    assert re.search(fits.replace(".*", r"\s?.*\s?"), found), f"{command}\nprinted\n{done.stdout}\nand not\n{said}"
+    number = r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)"
+    parts = re.split(number, " ".join(said.split()))
+    for i, part in enumerate(parts):
+        parts[i] = number if i % 2 else ".*".join(re.escape(text) for text in part.split("…"))
+    numbers = re.findall(number, said)
+    match = re.search("".join(parts), found)
+    assert match, f"{command}\nprinted\n{done.stdout}\nand not\n{said}"
+    for told, now in zip(numbers, match.groups()):
+        close = abs(float(told) - float(now)) <= 0.02 + 0.1 * float(told)
+        assert close or "e" in told, f"{command}\nprinted\n{done.stdout}\nwith {now} instead of {told}"
     return done.returncode
 
 
@@ -82,9 +90,12 @@ def test_commands_are_found_and_compared(tmp_path: Path) -> None:
 
 
 def run(path: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a page in a directory, with the commands that are installed beside this Python."""
+    """Run a page in a directory, with the commands that are installed beside this Python.
+
+    A command prints what the page says: word for word but for spaces, ``…`` for anything, numbers about as large.
+    """
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    environment |= {"COLUMNS": "120"}
+    environment |= {"COLUMNS": "100"}
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", script(path)], cwd=folder, capture_output=True, text=True, timeout=600,
         env=environment,
