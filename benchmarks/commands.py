@@ -122,8 +122,8 @@ def prepare(order: Row) -> Row:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def words(method: str, label: str, kinds: dict[str, list[str]], max_iter: int) -> list[str]:
-    """The command line of one run; ``max_iter`` is the script's."""
+def words(method: str, label: str, kinds: dict[str, list[str]], values: int) -> list[str]:
+    """The command line of one run; ``values`` of C are tried by the script."""
     if method == "softgrad":
         options = ["train.csv", "-t", label, "--test", "test.csv", "--C", "auto", "-o", "model.skops", "--json"]
         return [sys.executable, "-m", "softgrad.cli", "fit", *options]
@@ -136,8 +136,8 @@ def words(method: str, label: str, kinds: dict[str, list[str]], max_iter: int) -
         "test.csv",
         label,
         "model.joblib",
-        "--max-iter",
-        str(max_iter),
+        "--Cs",
+        str(values),
         *columns,
     ]
 
@@ -163,7 +163,7 @@ def run(method: str, command: Sequence[str], folder: Path) -> Row:
     }  # fmt: skip
 
 
-def compare(name: str, rounds: int, max_iter: int, cache: Path) -> list[Row]:
+def compare(name: str, rounds: int, values: int, cache: Path) -> list[Row]:
     """All runs on one data set."""
     rows = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -171,7 +171,7 @@ def compare(name: str, rounds: int, max_iter: int, cache: Path) -> list[Row]:
         (about,) = harness.spawn(order, {})
         for number in range(rounds):
             for method in METHODS if number % 2 == 0 else METHODS[::-1]:
-                found = run(method, words(method, about["label"], about["kinds"], max_iter), Path(temporary))
+                found = run(method, words(method, about["label"], about["kinds"], values), Path(temporary))
                 rows.append({"data": name, **about["facts"], "round": number + 1, **found})
                 print(_line(rows[-1]), flush=True)
     return rows
@@ -216,7 +216,7 @@ def main() -> None:
     print("  ".join(f"{key}: {value}" for key, value in about.items()))
     for name in chosen:
         default = 1 if options.smoke or name == "20 newsgroups" else 3
-        table += compare(name, options.rounds or default, 50 if options.smoke else 1000, options.cache)
+        table += compare(name, options.rounds or default, 2 if options.smoke else 10, options.cache)
         if options.csv:  # what there is so far outlives an interruption
             harness.write(options.csv, table, about)
     if options.csv:

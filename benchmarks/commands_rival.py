@@ -25,7 +25,7 @@ for name in ("train", "test", "label", "model"):
     parser.add_argument(name)
 for kind in ("numbers", "categories", "texts", "dates"):
     parser.add_argument(f"--{kind}", nargs="*", default=[])
-parser.add_argument("--max-iter", type=int, default=1000)
+parser.add_argument("--Cs", type=int, default=10)
 options = parser.parse_args()
 
 
@@ -45,7 +45,7 @@ if options.categories:
     parts.append(("categories", OneHotEncoder(handle_unknown="ignore"), options.categories))
 parts += [(text, TfidfVectorizer(sublinear_tf=True, min_df=2), text) for text in options.texts]
 search = LogisticRegressionCV(
-    Cs=10, cv=5, scoring="neg_log_loss", l1_ratios=(0,), max_iter=options.max_iter, use_legacy_attributes=False
+    Cs=options.Cs, cv=5, scoring="neg_log_loss", l1_ratios=(0,), max_iter=1000, use_legacy_attributes=False
 )
 model = make_pipeline(ColumnTransformer(parts), search)
 with warnings.catch_warnings():
