@@ -13,7 +13,7 @@ version = release = softgrad.__version__
 language = "en"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "formulas", "generated"]
-exclude_patterns = ["_ext", "_build"]
+exclude_patterns = ["_ext", "_build", "how-to/_commands.md"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
 default_role = "py:obj"

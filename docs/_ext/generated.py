@@ -26,7 +26,10 @@ def write_pages(app: Any) -> None:
     for lang in _PLAY:
         title, _, rest = chapter(lang).partition("\n")
         _write(source / f"derivation-{lang}.md", f"{title}\n\n{_PLAY[lang]}\n{rest}\n")
-    _write(source / "benchmarks.md", results.document(source.parent / "benchmarks" / "results"))
+    measured = source.parent / "benchmarks" / "results"
+    _write(source / "benchmarks.md", results.document(measured))
+    # Included by how-to/command-line.md.
+    _write(source / "how-to" / "_commands.md", results.command_table(results.read(measured / "commands.csv")))
 
 
 def write_playground(app: Any, exception: Exception | None) -> None:

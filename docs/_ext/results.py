@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import median
 
 Row = dict[str, str]
 
@@ -14,7 +15,7 @@ Generated from the files in `benchmarks/results`, each written by one run of a s
 results before it times them. The machine is a shared one with two cores whose speed changes by the hour: absolute
 times mean little. The rivals are measured in turn with softgrad in the same process, and the ratio is the median of
 the rounds' ratios; above 1 softgrad is faster. Measure on your own machine: `python benchmarks/loss.py`, `linear.py`,
-`small.py`, `torch_loss.py`, `regression.py`; `--help` says how.
+`small.py`, `torch_loss.py`, `regression.py`, `commands.py`; `--help` says how.
 """
 FITS = """Seconds of softgrad's fastest type to the same gap (F − F*)/F*, then for each of the others how many times
 longer its fastest method and type took: wall time, and CPU time in brackets. `>` is a bound: none of its methods got
@@ -23,6 +24,12 @@ there, and those that were stopped had run that long. "never gets there": they e
 """
 MEMORY = """Of a dense fit the peak above its inputs; of an X of more than 2 GB the peak of anonymous memory above the
 imports, which counts X where it is in memory, and not the pages of a mapped file.
+"""
+COMMANDS = """Whole processes, from their start to a model on disk and its measures on the test rows:
+`softgrad fit train.csv -t LABEL --test test.csv --C auto` against a script with pandas and scikit-learn's
+`LogisticRegressionCV` (`benchmarks/commands_rival.py`). Seconds and MB are medians over the runs, and the ratios are
+medians of the rounds' ratios. The machine was busy with other work, so that processes waited for processors: go by the
+CPU time, which `n_jobs` would not make less.
 """
 _LOSSES = {
     "loss.csv": ("Loss and gradient on NumPy arrays", "ratio to softgrad out="),
@@ -44,6 +51,8 @@ _VERSIONS = (
     "liger-kernel",
     "triton",
     "pyarrow",
+    "pandas",
+    "skops",
 )
 
 
@@ -55,6 +64,7 @@ def document(folder: Path) -> str:
     parts.append(_fits(read(folder / "regression-single.csv"), "Softmax regression: one fit"))
     parts.append(_fits(read(folder / "regression-sweep.csv"), "Softmax regression: a range of C"))
     parts.append(_memory(read(folder / "regression-memory.csv")))
+    parts.append(commands(read(folder / "commands.csv")))
     return "\n".join(parts)
 
 
@@ -135,6 +145,32 @@ def _fits(rows: list[Row], title: str) -> str:
         head = ("data", "rows×features, classes", "C", "softgrad wall s", "CPU s", *families)
         parts.append(_table(head, lines))
     return "\n".join(parts)
+
+
+def commands(rows: list[Row]) -> str:
+    """What whole commands cost, and how good their models are."""
+    title = "From a table to a model\n"
+    return "\n".join([f"## {title}", _machines(rows), COMMANDS, command_table(rows)])
+
+
+def command_table(rows: list[Row]) -> str:
+    """One line for each data set and method."""
+    head = (
+        "data", "rows", "classes", "", "accuracy", "log-loss", "wall s", "CPU s", "MB", "wall / softgrad",
+        "CPU / softgrad",
+    )  # fmt: skip
+    lines = []
+    for data, method in dict.fromkeys((r["data"], r["method"]) for r in rows):
+        ours, mine = ([r for r in rows if (r["data"], r["method"]) == (data, name)] for name in ("softgrad", method))
+        costs = [_number(str(median(float(r[key]) for r in mine))) for key in ("wall_s", "cpu_s", "peak_mb")]
+        ratios = [
+            _number(str(median(float(b[key]) / float(a[key]) for a, b in zip(ours, mine, strict=True))))
+            for key in ("wall_s", "cpu_s")
+        ]
+        first = mine[0]
+        quality = [f"{float(first[key]):.4f}" for key in ("accuracy", "log_loss")]
+        lines.append((data, first["rows"], first["classes"], method, *quality, *costs, *ratios))
+    return _table(head, lines)
 
 
 def _own(row: Row) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib
 import re
 import subprocess
@@ -154,6 +155,19 @@ def test_measurements_are_those_of_the_files(site: Path) -> None:
         shown = [line for line in results._fits(rows, "a: b").splitlines() if "×" in line and "rows×" not in line]
         assert len(shown) == len(problems)  # those that a method does not finish as well
         assert {results._family(r) for r in rows if not results._own(r)} <= set(re.findall(r"<p>([^<]+)</p>", text))
+
+
+def test_commands_are_those_of_the_file(site: Path) -> None:
+    """On the page of measurements, and on the page about the commands, which includes the table."""
+    with (DOCS.parent / "benchmarks" / "results" / "commands.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["data"] for row in rows} == {"digits", "mixed", "letter", "20 newsgroups"}
+    for page in ("benchmarks.html", "how-to/command-line.html"):
+        text = (site / page).read_text(encoding="utf-8")
+        for row in rows:
+            assert f"<p>{row['data']}</p>" in text
+            assert f"<p>{float(row['accuracy']):.4f}</p>" in text
+            assert f"<p>{float(row['log_loss']):.4f}</p>" in text
 
 
 def test_what_a_method_does_not_reach_is_said() -> None:
