@@ -33,7 +33,9 @@ def bench(seconds: float, threads: int | None, json: bool) -> None:
 def _tables(rows: Sequence[_bench.Row], facts: dict[str, Any]) -> None:
     console = _show.console()
     for name, value in facts.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
+        text = f"{value:.2f}" if isinstance(value, float) else str(value)
+        if isinstance(value, dict | list | tuple):
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else ", ".join(value)
         console.print(f"{name.replace('_', ' '):16} {text}", soft_wrap=True, markup=False)
     console.print()
     table = Table("", "shape", "dtype", "against", box=None, pad_edge=False, header_style="dim")

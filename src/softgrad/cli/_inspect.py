@@ -74,7 +74,7 @@ def _print_facts(console: Console, model: _model.Model, facts: dict[str, Any], n
         "features": f"{n_features} of {len(model.ingredients) or n_features} columns",
         "C": f"{model.classifier.C:g}",
         "objective": f"{model.classifier.objective_:.6g}, gap {model.classifier.gap_:.1e}",
-        "temperature": facts.get("temperature"),
+        "temperature": None if facts.get("temperature") is None else f"{facts['temperature']:.4f}",
         "interrupted": "yes: the fit did not reach its tolerance" if facts.get("interrupted") else None,
     }
     for name, figures in (facts.get("metrics") or {}).items():

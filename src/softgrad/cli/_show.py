@@ -66,7 +66,8 @@ def columns_table(to: Console, columns: list[Column]) -> None:
         missing = sum(c.missing for c in columns if first.role == c.role) if count > 1 else first.missing
         distinct = "" if first.distinct is None or count > 1 else str(first.distinct)
         features = first.features if count == 1 else sum(c.features for c in columns if c.role == first.role)
-        note = first.note if count == 1 else ""
+        notes = {c.note for c in columns if c.role == first.role} if count > 1 else {first.note}
+        note = first.note if len(notes) == 1 else ""
         cells = (name, first.role, str(missing or ""), distinct, str(features or ""), note)
         table.add_row(*(Text(plain(cell), style=style) for cell in cells))
     to.print(table)
@@ -95,9 +96,10 @@ def evaluation_tables(to: Console, evaluations: list[Evaluation], classes: list[
         )  # fmt: skip
     to.print(table)
     last = evaluations[-1]
+    unit = "rows" if round(float(last.support.sum()), 6) == last.rows else "weight"
     to.print()
     table = Table(f"class ({plain(last.name)})", box=None, pad_edge=False, header_style="dim")
-    for heading in ("rows", "precision", "recall", "F1"):
+    for heading in (unit, "precision", "recall", "F1"):
         table.add_column(heading, justify="right")
     order = np.argsort(np.where(np.isnan(last.f1), np.inf, last.f1), kind="stable")
     shown = range(len(classes)) if len(classes) <= CLASSES else order[:CLASSES]
@@ -110,7 +112,7 @@ def evaluation_tables(to: Console, evaluations: list[Evaluation], classes: list[
     if last.confused:
         to.print()
         table = Table("most confused", "taken for", box=None, pad_edge=False, header_style="dim")
-        table.add_column("rows", justify="right")
+        table.add_column(unit, justify="right")
         for pair in last.confused[:5]:
             names = (Text(plain(str(pair.true))), Text(plain(str(pair.predicted))))
             table.add_row(*names, f"{pair.rows:.6g}")
