@@ -74,7 +74,8 @@ def test_every_step_holds_with_numbers(step: Step, name: str) -> None:
 
 
 @given(
-    st.lists(st.floats(-50, 50), min_size=2, max_size=5),
+    # Fifty digits do not tell exp(1e-308) from 1, so that equal and nearly equal logits would have other arg-maxima.
+    st.lists(st.floats(-50, 50).map(lambda logit: round(logit, 12)), min_size=2, max_size=5),
     st.integers(0, 4),
     st.floats(0, 1),
     st.floats(0.1, 10),
