@@ -142,6 +142,7 @@ def test_on_a_cluster_of_this_machine(cli: Command) -> None:
     for words, message in {
         ("--cluster", "somewhere"): "give local, or the address of a scheduler such as tcp://host:8786",
         ("--cluster", "local", "--C", "auto"): "several values of --C needs a cross-validation",
+        ("--cluster", "tcp://localhost:1", "--threads", "2"): "--threads 2: the workers of --cluster tcp://localhost:1",
         ("--cluster", "local", "--calibrate"): "--calibrate needs a cross-validation",
     }.items():
         one_line(cli(*arguments, *words), message)

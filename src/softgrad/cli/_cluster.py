@@ -6,6 +6,7 @@ and keeps.  The workers see the files under the same names, and have softgrad wi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
+from sklearn.exceptions import ConvergenceWarning
 
 from softgrad.cli._frame import Ingredient, frame
 from softgrad.cli._messages import UserError
@@ -57,13 +59,15 @@ def refuse(source: Source, Cs: tuple[float, ...], *, calibrate: bool) -> None:
         raise UserError(f"--cluster: {what} needs a cross-validation, which is made in one process; give one --C")
 
 
-def cluster(address: str) -> AbstractContextManager[Any]:
-    """The cluster at an address, or of this machine."""
+def cluster(address: str, threads: int | None) -> AbstractContextManager[Any]:
+    """The cluster at an address, or of this machine, with so many workers of one thread."""
     from softgrad.dask import _files
 
+    if address != "local" and threads is not None:
+        raise UserError(f"--threads {threads}: the workers of --cluster {address} have their own")
     if address != "local" and "://" not in address:
         raise UserError(f"--cluster {address}: give local, or the address of a scheduler such as tcp://host:8786")
-    return _files.connected(address)
+    return _files.connected(address, threads)
 
 
 def spread(reader: Reader, ingredients: list[Ingredient], transformer: Any, wanted: NDArray[np.bool_]) -> Any:
@@ -103,7 +107,9 @@ def train(rows: Rows, options: TrainOptions, listen: Callable[[str, Progress], N
         listen("", progress)
 
     try:
-        model.fit(rows.x, rows.targets, sample_weight=rows.weight, callback=hear)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the command says it in its own words
+            model.fit(rows.x, rows.targets, sample_weight=rows.weight, callback=hear)
     except KeyboardInterrupt:
         if not hasattr(model, "coef_"):
             raise

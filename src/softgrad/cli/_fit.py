@@ -116,7 +116,7 @@ def fit(
         if options.cluster is not None:
             _cluster.refuse(source, Cs, calibrate=options.calibrate)
             try:
-                stack.enter_context(_cluster.cluster(options.cluster))
+                stack.enter_context(_cluster.cluster(options.cluster, options.threads))
             except (OSError, TimeoutError, ValueError) as error:
                 raise UserError(f"--cluster {options.cluster}: cannot be reached ({error})") from error
         stages = stack.enter_context(Stages())
@@ -132,8 +132,7 @@ def fit(
 
         loaded = _load(source, held, chosen, options, memory, folder, stages, look)
         training, pipeline = _fitted(loaded, chosen, Cs, options, memory, stages, source, command)
-        if training.interrupted:
-            stages.begin("write")
+        stages.begin("write")
         facts = {
             "source": source.text, "target": loaded.target, "options": training.options, "command": training.command,
             "temperature": training.temperature, "interrupted": training.interrupted,
@@ -144,6 +143,7 @@ def fit(
         if report is not None:
             from softgrad.cli._report import write
 
+            stages.begin("report")
             write(training, report)
     if json:
         _show.print_json(_show.training_json(training, str(output)))
@@ -301,8 +301,7 @@ def _fitted(
         "n_threads": options.threads,
         "class_weight": None if weights is None else dict(zip(classes.tolist(), weights.tolist(), strict=True)),
     }  # fmt: skip
-    dtype = np.float64 if loaded.on_disk and loaded.transformer is None else getattr(rows.x, "dtype", np.float64)
-    classifier = _model.classifier_of(found, classes, dtype, parameters)
+    classifier = _model.classifier_of(found, classes, getattr(rows.x, "dtype", np.float64), parameters)
     stages.begin("measure")
     parts = [part for part in (loaded.train, loaded.held_out) if part is not None]
     if options.cluster is not None:

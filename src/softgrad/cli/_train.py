@@ -151,8 +151,9 @@ class _Folds:
 
     def __init__(self, rows: Rows, options: TrainOptions, folds: list[Any], listen: Any) -> None:
         self.rows, self.options, self.folds, self.listen = rows, options, folds, listen
-        self.fits = -1  # begun so far: at each C that of all rows, then one for each fold
-        self.histories: list[list[Progress]] = []  # of the fits of all rows
+        self.scored = 0  # folds so far: at each C all rows are fitted first, then the folds
+        self.histories: dict[int, list[Progress]] = {}  # of the first fit at each C that needed an iteration
+        self.in_folds = False
         rng = np.random.default_rng(options.seed)
         n = len(rows.own)
         sample = np.arange(n) if n <= CALIBRATED else np.sort(rng.choice(n, CALIBRATED, replace=False))
@@ -166,15 +167,15 @@ class _Folds:
 
     def hear(self, progress: Progress) -> None:
         """Tell which fit an iteration belongs to."""
-        if progress.iteration == 1:
-            self.fits += 1
-        number, fold = divmod(self.fits, len(self.folds) + 1)
-        if fold == 0:
-            if progress.iteration == 1:
-                self.histories.append([])
-            self.histories[-1].append(progress)
-        C = self.options.Cs[min(number, len(self.options.Cs) - 1)]
-        self.listen(f"C = {C:.3g}, {f'fold {fold}' if fold else 'all rows'}", progress)
+        number, fold = divmod(self.scored, len(self.folds))
+        if number not in self.histories:
+            self.histories[number], self.in_folds = [], False
+        elif progress.iteration == 1:
+            self.in_folds = True
+        if not self.in_folds:
+            self.histories[number].append(progress)
+        what = f"fold {fold + 1}" if self.in_folds else "all rows"
+        self.listen(f"C = {self.options.Cs[number]:.3g}, {what}", progress)
 
     def score(self, logits: NDArray[Any], held: NDArray[np.intp]) -> float:
         """The negated log-loss of a fold."""
@@ -187,6 +188,7 @@ class _Folds:
         if self.logits is not None:
             place = self.place[held]
             self.logits[place[place >= 0]] = logits[place >= 0]
+        self.scored += 1
         self.losses.append(mean)
         if len(self.losses) == len(self.folds):
             if np.mean(self.losses) < self.best:
@@ -226,13 +228,16 @@ def _search(rows: Rows, options: TrainOptions, common: dict[str, Any], listen: A
     except FitInterrupted as interruption:
         interrupted = True
         if interruption.validation is None:
+            if len(interruption.result.coef) != (1 if rows.n_classes == 2 else rows.n_classes):
+                raise  # the fit of a fold that lacks a class is no model of all
             return _fitted(options.Cs[0], interruption.result, interrupted=True)
         found = interruption.validation
     path = found.path
     best = int(np.nanargmax(found.scores.mean(axis=0)))
     C = float(path.Cs[best])
     chosen = {"path": _path(found, C) if len(options.Cs) > 1 else None}
-    history = state.histories[best] if best < len(state.histories) else []
+    # A fit that began where it had to end made no iteration, and what was heard first is a fold's.
+    history = state.histories.get(best, []) if path.n_iters[best] else []
     if interrupted:
         result = FitResult(
             path.coefs[best], path.intercepts[best], int(path.n_iters[best]), found.n_passes,
