@@ -8,7 +8,7 @@ import numpy as np
 
 from softgrad.cli import _measure, _model, _show
 from softgrad.cli._apply import Applied, rows_of
-from softgrad.cli._fit import own_classes
+from softgrad.cli._labels import own_classes
 from softgrad.cli._load import Choice, Part, targets_of
 from softgrad.cli._messages import UserError, plain_warnings
 from softgrad.cli._progress import Stages

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
-import re
 import shlex
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +15,15 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 import softgrad
-from softgrad.cli import _cluster, _measure, _model, _show, _train
+from softgrad._sklearn.targets import Targets
+from softgrad._sklearn.weights import class_weights
+from softgrad.cli import _cluster, _model, _show, _train
+from softgrad.cli._account import account, figures
+from softgrad.cli._fit_options import FitOptions
+from softgrad.cli._labels import own_classes
 from softgrad.cli._load import Choice, Loaded, Part, load, stratified
 from softgrad.cli._matrix import SparseFiles
 from softgrad.cli._messages import UserError, names, plain_warnings, shown, warning
-from softgrad.cli._mistakes import mistakes
 from softgrad.cli._output import check_output
 from softgrad.cli._progress import Stages
 from softgrad.cli._reader import Reader
@@ -30,61 +32,7 @@ from softgrad.cli._skops import skops_io
 from softgrad.cli._sources import Source, opened
 from softgrad.regression import RowBlocks
 
-__all__ = ["FitOptions", "fit", "own_classes"]
-
-_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-
-
-@dataclass(frozen=True)
-class FitOptions:
-    """The options of the command, under their names."""
-
-    split: float | None
-    seed: int
-    C: str
-    tol: float
-    max_iter: int
-    label_smoothing: float
-    class_weight: str | None
-    calibrate: bool
-    standardize: bool
-    memory: str | None
-    threads: int | None
-    delimiter: str | None
-    format: str | None
-    cluster: str | None
-
-    def check(self) -> None:
-        """One line for an option that cannot be."""
-
-        def demand(option: str, value: float | None, sound: bool, wanted: str) -> None:
-            if not sound:
-                raise UserError(f"{option} must be {wanted}, not {value}")
-
-        part = 0.0 if self.split is None else self.split
-        demand("--split", self.split, 0 <= part < 1, "in [0, 1): a part of the rows, or 0 for none")
-        demand("--seed", self.seed, 0 <= self.seed < 2**32, "an integer in [0, 2^32)")
-        demand("--tol", self.tol, 0 < self.tol < math.inf, "positive")
-        demand("--max-iter", self.max_iter, 1 <= self.max_iter < 2**31, "an integer of at least 1")
-        demand("--label-smoothing", self.label_smoothing, 0 <= self.label_smoothing <= 1, "in [0, 1]")
-        demand("--threads", self.threads, self.threads is None or self.threads >= 1, "an integer of at least 1")
-
-    @property
-    def memory_bytes(self) -> int:
-        """``--memory`` in bytes; half of the machine's if it is not given."""
-        if self.memory is None:
-            try:
-                return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-            except (AttributeError, ValueError, OSError):
-                return 4 << 30
-        match = re.fullmatch(r"\s*([0-9.]+(?:[eE][0-9]+)?)\s*([a-zA-Z]*)\s*", self.memory)
-        try:
-            amount = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
-        except (KeyError, ValueError):
-            amount = 0.0
-        if not 1e6 <= amount < 1e18:
-            raise UserError(f"--memory {self.memory}: must be at least 1MB, such as 500MB or 2GB")
-        return int(amount)
+__all__ = ["FitOptions", "fit"]
 
 
 def fit(
@@ -136,7 +84,7 @@ def fit(
         facts = {
             "source": source.text, "target": loaded.target, "options": training.options, "command": training.command,
             "temperature": training.temperature, "interrupted": training.interrupted,
-            "metrics": {e.name: _figures(e) for e in training.evaluations},
+            "metrics": {e.name: figures(e) for e in training.evaluations},
             "weight": chosen.weight, "soft": list(chosen.target_proba),
         }  # fmt: skip
         _model.save(output, pipeline, loaded.ingredients, **_show.as_json(facts))
@@ -228,11 +176,10 @@ def _load_sparse(source: Source, held: Source | None, split: Any, stages: Stages
     return Loaded([], [], None, "label", None, part("train", rows, train), measured, rows.names, rows.names, False)
 
 
-def _class_weights(text: str | None, classes: list[Any], rows: _train.Rows) -> Any:
-    if text is None:
-        return None
-    if text == "balanced":
-        return _train.balanced(rows)
+def _class_weights(text: str | None, targets: Targets) -> Any:
+    if text is None or text == "balanced":
+        return class_weights(text, targets)
+    classes = targets.classes.tolist()
     known = {str(label): k for k, label in enumerate(classes)}
     weights = np.ones(len(classes))
     for item in text.split(","):
@@ -257,21 +204,6 @@ def _rows(part: Part, classes: NDArray[Any]) -> _train.Rows:
     return _train.Rows(x, own if part.soft is None else part.soft, own, part.weight, len(classes))
 
 
-def own_classes(part: Part, classes: NDArray[Any]) -> NDArray[np.intp]:
-    """The number of each row's class."""
-    order = np.argsort(classes, kind="stable")
-    place = np.searchsorted(classes, part.labels, sorter=order)
-    found = order[np.minimum(place, len(classes) - 1)]
-    wrong = np.flatnonzero(classes[found] != part.labels)
-    if wrong.size:
-        row = int(wrong[0])
-        raise UserError(
-            f"{part.reader.where(int(part.rows[row]))}: {part.labels[row].item()!r} is not a class of the model; "
-            f"it has {names([str(label) for label in classes.tolist()])}"
-        )
-    return np.asarray(found)
-
-
 def _fitted(
     loaded: Loaded, choice: Choice, Cs: tuple[float, ...], options: FitOptions, memory: int, stages: Stages,
     source: Source, command: list[str],
@@ -282,7 +214,10 @@ def _fitted(
         empty = np.flatnonzero(rows.targets.sum(axis=0) == 0)
         if empty.size:
             raise UserError(f"{source.text}: column {classes[empty[0]]!r} of --target-proba is 0 in every row")
-    weights = _class_weights(options.class_weight, classes.tolist(), rows)
+    a = np.ones(len(rows.own)) if rows.weight is None else rows.weight
+    totals = np.bincount(rows.own, a, len(classes)) if rows.targets.ndim == 1 else a @ rows.targets
+    targets = Targets(rows.targets, classes, np.asarray(totals, dtype=np.float64))
+    weights = _class_weights(options.class_weight, targets)
     settings = _train.TrainOptions(
         Cs=Cs, tol=options.tol, max_iter=options.max_iter, label_smoothing=options.label_smoothing,
         class_weight=weights, calibrate=options.calibrate, seed=options.seed, threads=options.threads,
@@ -306,47 +241,21 @@ def _fitted(
     parts = [part for part in (loaded.train, loaded.held_out) if part is not None]
     if options.cluster is not None:
         parts = [_gathered(loaded.train)] if loaded.held_out is None else [loaded.held_out]
-    evaluations, logits = [], np.zeros((0, len(classes)))
-    for part in parts:
-        logits = _measure.logits_of(classifier, part.x)
-        own = own_classes(part, classes)
-        evaluations.append(_measure.evaluate(part.name, logits, own, part.soft, part.weight, classes, options.seed))
-    last = parts[-1]
-    before = None
-    if found.temperature is not None:
-        before = _measure.reliability(logits * found.temperature, own_classes(last, classes), last.weight)
-    wrong = mistakes(last, logits, own_classes(last, classes), classes.tolist())
-    counts = np.bincount(rows.own, rows.weight, len(classes)) if rows.targets.ndim == 1 else (
-        rows.targets.sum(axis=0) if rows.weight is None else rows.weight @ rows.targets
-    )  # fmt: skip
+    C = options.C if len(Cs) > 1 else found.C
+    facts = {
+        "source": source.text,
+        "command": shlex.join(["softgrad", *command]),
+        "seconds": stages.seconds,
+        "options": vars(choice) | vars(options) | {"C": C, "held out": parts[-1].name},
+    }
+    training = account(loaded, found, classifier, parts, targets.totals, options.seed, facts)
     steps = [("prepare", loaded.transformer)] if loaded.transformer is not None else []
-    coef, intercept = (
-        np.asarray(classifier.coef_, dtype=np.float64),
-        np.asarray(classifier.intercept_, dtype=np.float64),
-    )
-    if len(coef) == 1:
-        coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
-    training = Training(
-        source=source.text, target=loaded.target, command=shlex.join(["softgrad", *command]),
-        versions=_model.versions() | {"instruction set": str(softgrad.info()["instruction_set"])},
-        options=vars(choice) | vars(options) | {"C": options.C if len(Cs) > 1 else found.C, "held out": parts[-1].name},
-        seconds=stages.seconds, columns=loaded.columns, classes=classes.tolist(),
-        counts=np.asarray(counts, dtype=np.float64), feature_names=loaded.feature_names, origins=loaded.origins,
-        coef=coef, intercept=intercept, history=classifier.history_, objective=found.objective, gap=found.gap,
-        interrupted=found.interrupted, temperature=found.temperature, path=found.path, evaluations=evaluations,
-        uncalibrated=before, mistakes=wrong,
-    )  # fmt: skip
     return training, Pipeline([*steps, ("classify", classifier)])
 
 
 def _gathered(part: Part) -> Part:
     """Rows of a cluster in this process."""
     return replace(part, x=part.x.compute())
-
-
-def _figures(e: Any) -> dict[str, Any]:
-    wanted = ("rows", "accuracy", "balanced_accuracy", "macro_f1", "log_loss", "log_loss_interval", "calibration_error")
-    return {name: getattr(e, name) for name in wanted}
 
 
 def _gap(gap: float) -> str:

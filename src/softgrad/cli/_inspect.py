@@ -23,7 +23,7 @@ def inspect(path: Path, *, top: int, json: bool) -> None:
     model = _model.load(path)
     facts = model.description
     names, origins = _features(model)
-    coef, intercept = _weights(model)
+    coef, intercept = _model.symmetric_weights(model.classifier)
     columns = [
         {"name": item.name, "role": item.role, "features": origins.count(item.name)} for item in model.ingredients
     ]
@@ -53,15 +53,6 @@ def _features(model: _model.Model) -> tuple[list[str], list[str]]:
         names = [f"feature {i}" for i in range(model.classifier.n_features_in_)]
         return names, names
     return [str(n) for n in model.transformer.get_feature_names_out()], origins_of(model.transformer, model.ingredients)
-
-
-def _weights(model: _model.Model) -> tuple[Any, Any]:
-    """One row a class."""
-    coef = np.asarray(model.classifier.coef_, dtype=np.float64)
-    intercept = np.asarray(model.classifier.intercept_, dtype=np.float64)
-    if len(coef) > 1:
-        return coef, intercept
-    return np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
 
 
 def _print_facts(console: Console, model: _model.Model, facts: dict[str, Any], n_features: int) -> None:

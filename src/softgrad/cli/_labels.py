@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from softgrad.cli._cells import UnreadableError, as_numbers, decoded, is_text, trimmed, try_cast
-from softgrad.cli._messages import UserError
+from softgrad.cli._messages import UserError, names
 from softgrad.cli._reader import Reader
 
 # A target with more distinct values than this, and few rows for each, is a quantity or a name, not a class.
@@ -18,7 +18,7 @@ MOST_LABELS = 20
 FEWEST_ROWS_A_LABEL = 5
 FEWEST_ROWS_A_NAME = 2
 
-__all__ = ["labels", "soft_labels", "weights"]
+__all__ = ["labels", "own_classes", "soft_labels", "weights"]
 
 
 def labels(reader: Reader, name: str, column: Any) -> NDArray[Any]:
@@ -65,6 +65,21 @@ def weights(reader: Reader, name: str, column: Any) -> NDArray[np.float64]:
     if not values.any():
         raise UserError(f"{reader.source.text}: every weight in column {name!r} is 0")
     return values
+
+
+def own_classes(part: Any, classes: NDArray[Any]) -> NDArray[np.intp]:
+    """The number of each row's class, of a part of the data; an error that names the first row of another class."""
+    order = np.argsort(classes, kind="stable")
+    place = np.searchsorted(classes, part.labels, sorter=order)
+    found = order[np.minimum(place, len(classes) - 1)]
+    wrong = np.flatnonzero(classes[found] != part.labels)
+    if wrong.size:
+        row = int(wrong[0])
+        raise UserError(
+            f"{part.reader.where(int(part.rows[row]))}: {part.labels[row].item()!r} is not a class of the model; "
+            f"it has {names([str(label) for label in classes.tolist()])}"
+        )
+    return np.asarray(found)
 
 
 def _non_negative(reader: Reader, name: str, column: Any) -> NDArray[np.float64]:

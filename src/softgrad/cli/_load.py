@@ -213,7 +213,10 @@ def load(
             if x_train is not None:
                 x_train.append(features[chosen[inside][needed[inside]]])
         tick("features", batch.first + batch.n_rows, total)
-    x = x_train.finish() if x_train is not None else spread and spread(reader, ingredients, transformer, chosen)
+    if x_train is not None:
+        x = x_train.finish()
+    elif spread is not None:
+        x = spread(reader, ingredients, transformer, chosen)
 
     def part(name: str, x: Any, rows: NDArray[np.intp]) -> Part:
         return Part(

@@ -34,7 +34,7 @@ FORMAT = 3
 EXTENSIONS = (".skops",)
 _MEMBER = "softgrad.json"
 
-__all__ = ["EXTENSIONS", "FORMAT", "Model", "classifier_of", "load", "save", "versions"]
+__all__ = ["EXTENSIONS", "FORMAT", "Model", "classifier_of", "load", "save", "symmetric_weights", "versions"]
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,14 @@ def classifier_of(fitted: Fitted, classes: Any, dtype: Any, parameters: dict[str
     classifier.objective_, classifier.gap_ = float(fitted.objective), float(fitted.gap)
     classifier.history_ = history_of(fitted)
     return classifier
+
+
+def symmetric_weights(classifier: SoftmaxRegression) -> tuple[Any, Any]:
+    """Weights and intercepts with one row a class; of two classes, of opposite sign."""
+    coef, intercept = (np.asarray(values, dtype=np.float64) for values in (classifier.coef_, classifier.intercept_))
+    if len(coef) > 1:
+        return coef, intercept
+    return np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
 
 
 def history_of(fitted: Fitted) -> Any:

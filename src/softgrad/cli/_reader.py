@@ -201,10 +201,9 @@ class _Tables:
 
     def batches(self, wanted: list[str]) -> Iterator[tuple[int, Any]]:
         rows = max(256, min(BATCH_ROWS, BATCH_BYTES // max(1, 8 * len(wanted))))
-        number = {str(path): i for i, path in enumerate(self.source.paths)}
+        number = {path.resolve(): i for i, path in enumerate(self.source.paths)}
         for fragment in self.dataset.get_fragments():
-            path = fragment.path if fragment.path in number else str(Path(fragment.path))
-            at = number.get(path, number.get(str(Path(path).resolve()), 0)) if path not in number else number[path]
+            at = number[Path(fragment.path).resolve()]
             try:
                 scanner = fragment.scanner(
                     schema=self.schema, columns=wanted, batch_size=rows, batch_readahead=2, fragment_readahead=1
@@ -212,7 +211,7 @@ class _Tables:
                 for batch in scanner.to_batches():
                     yield at, batch
             except (OSError, pa.ArrowException) as error:
-                raise UserError(f"{shown(path)}: cannot be read ({error})") from error
+                raise UserError(f"{shown(self.source.paths[at])}: cannot be read ({error})") from error
 
 
 _NAMES = {"ipc": "Feather", "parquet": "Parquet"}

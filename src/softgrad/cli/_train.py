@@ -26,7 +26,7 @@ FOLDS = 5
 CALIBRATED = 100_000  # rows that decide the temperature, at most
 UNSEEN = float(np.log(np.finfo(np.float64).eps))  # the log-probability of a class that a fold did not have
 
-__all__ = ["Fitted", "Rows", "TrainOptions", "balanced", "parse_c", "train"]
+__all__ = ["Fitted", "Rows", "TrainOptions", "parse_c", "train"]
 
 
 @dataclass(frozen=True)
@@ -93,13 +93,6 @@ def parse_c(text: str) -> tuple[float, ...]:
     if bad:
         raise UserError(f"--C must be positive (inf for no penalty), not {bad[0]:g}")
     return values
-
-
-def balanced(rows: Rows) -> Float:
-    """Class weights inversely proportional to the weight of each class, Σ t / (K t_k)."""
-    a = np.ones(len(rows.own)) if rows.weight is None else rows.weight
-    mass = np.bincount(rows.own, a, rows.n_classes) if rows.targets.ndim == 1 else a @ rows.targets
-    return np.asarray(mass.sum() / (rows.n_classes * mass))
 
 
 def train(rows: Rows, options: TrainOptions, listen: Callable[[str, Progress], None]) -> Fitted:
