@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 
 from softgrad.cli import main
 
@@ -31,9 +34,10 @@ class Answer:
 Command = Callable[..., Answer]
 
 
-def runner(monkeypatch: Any, capsys: Any, folder: Any) -> Command:
-    """Run commands in this process, in a directory."""
-    monkeypatch.chdir(folder)
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> Answer:
         capsys.readouterr()
@@ -41,6 +45,16 @@ def runner(monkeypatch: Any, capsys: Any, folder: Any) -> Command:
         return Answer(code, *capsys.readouterr())
 
     return run
+
+
+def one_error(answer: Answer, message: str) -> None:
+    """A command refused with one line, after which nothing came; the columns may have been shown before it."""
+    assert answer.code == 2
+    assert answer.out == ""
+    *shown, last = answer.err.splitlines()
+    assert last.startswith("softgrad: error: "), answer.err
+    assert not any("softgrad:" in line for line in shown), answer.err
+    assert re.search(message, last), last
 
 
 def process(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from browser import artefacts, chromium, opened  # noqa: F401 - fixtures
 from cases import INSTRUCTION_SETS
+from cli_cases import cli  # noqa: F401 - a fixture
 from hypothesis import HealthCheck, settings
 from sanitizer import REQUIRED, Build
 

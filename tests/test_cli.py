@@ -25,6 +25,7 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import skops.io
+from cli_cases import Command, description, one_error, process
 from sklearn import datasets
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.pipeline import Pipeline
@@ -35,43 +36,8 @@ from softgrad.cli import _model, main
 from softgrad.sklearn import SoftmaxRegression
 
 
-class Answer:
-    """What a command left behind."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-Command = Callable[..., Answer]
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command in this process, in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str) -> Answer:
-        capsys.readouterr()
-        code = main(list(arguments))
-        return Answer(code, *capsys.readouterr())
-
-    return run
-
-
-def process(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command as a user does."""
-    command = [sys.executable, "-m", "softgrad.cli", *arguments]
-    environment = {**os.environ, "PYTHONWARNINGS": "", **environment}
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
-
-
 def table(path: str) -> pa.Table:
     return pa.csv.read_csv(path) if path.endswith(".csv") else pa.parquet.read_table(path)
-
-
-def description(path: str) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        return json.loads(archive.read("softgrad.json"))  # type: ignore[no-any-return]
 
 
 def files() -> set[str]:
@@ -86,19 +52,20 @@ def test_digits_from_fit_to_predictions(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     fitted = process("fit", "digits")
     assert fitted.returncode == 0
-    assert re.search(r"pixel_0_1 … pixel_7_7 \(61\) +numeric", fitted.stderr)  # what the columns are taken for
-    assert "model saved as digits.skops" in fitted.stdout
-    assert "\x1b" not in fitted.stdout  # no colour when piped
+    said = fitted.stdout.decode()
+    assert re.search(r"pixel_0_1 … pixel_7_7 \(61\) +numeric", fitted.stderr.decode())  # what the columns are taken for
+    assert "model saved as digits.skops" in said
+    assert "\x1b" not in said  # no colour when piped
     held_out = description("digits.skops")["metrics"]["held out"]
     assert held_out["rows"] == 360
     assert held_out["accuracy"] >= 0.95
     assert held_out["log_loss"] < 0.2
     figures = [f"{held_out[name]:.4f}" for name in ("accuracy", "balanced_accuracy", "macro_f1", "log_loss")]
-    assert re.search("held out +360 +" + " +".join(figures), fitted.stdout)
+    assert re.search("held out +360 +" + " +".join(figures), said)
 
     assert main(["data", "digits", "-o", "digits.csv"]) == 0
     predicted = process("predict", "digits.skops", "digits.csv", "-o", "out.parquet")
-    assert (predicted.returncode, predicted.stderr) == (0, "")
+    assert (predicted.returncode, predicted.stderr) == (0, b"")
     out = table("out.parquet")
     assert out.column_names == ["prediction", *(f"probability_{digit}" for digit in range(10))]
     x, y = datasets.load_digits(return_X_y=True)
@@ -285,15 +252,6 @@ BAD_DATA = {
     "too few rows": ("a,y\n1,u\n2,u\n3,v\n4,v\n5,w\n6,w\n", r"--split 0\.2 of 6 rows holds out 2"),
     "overflow": ("a,y\n" + "1e308,u\n-1e308,v\n" * 10, r"column 'a' holds values up to 1e\+308, .* scale it"),
 }
-
-
-def one_error(answer: Answer, message: str) -> None:
-    assert answer.code == 2
-    assert answer.out == ""
-    *shown, last = answer.err.splitlines()  # a mistake may be found after the columns have been shown
-    assert last.startswith("softgrad: error: "), answer.err
-    assert not any("softgrad:" in line for line in shown), answer.err
-    assert re.search(message, answer.err), answer.err
 
 
 @pytest.mark.parametrize("case", BAD_DATA)
@@ -560,8 +518,8 @@ def test_version_help_and_info(cli: Command) -> None:
 
 def test_info_says_why_it_falls_back() -> None:
     answer = process("info", SOFTGRAD_INSTRUCTION_SET="numpy")
-    assert re.search(r"instruction set +numpy\n", answer.stdout)
-    assert re.search(r"fallback +SOFTGRAD_INSTRUCTION_SET=numpy", answer.stdout)
+    assert re.search(r"instruction set +numpy\n", answer.stdout.decode())
+    assert re.search(r"fallback +SOFTGRAD_INSTRUCTION_SET=numpy", answer.stdout.decode())
 
 
 def test_help_loads_nothing_heavy() -> None:

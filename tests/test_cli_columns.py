@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from cli_cases import Answer, Command, description, mixed, runner
+from cli_cases import Answer, Command, description, mixed, one_error
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
@@ -23,18 +23,6 @@ from softgrad.cli import _columns, _model, _reader
 from softgrad.cli._frame import Ingredient, frame
 from softgrad.cli._prepare import Preparation
 from softgrad.cli._sources import opened
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return runner(monkeypatch, capsys, tmp_path)
-
-
-def one_line(answer: Answer, message: str) -> None:
-    assert answer.code == 2
-    last = answer.err.splitlines()[-1]
-    assert last.startswith("softgrad: error: ")
-    assert re.search(message, last), last
 
 
 def roles(answer: Answer) -> dict[str, str]:
@@ -134,7 +122,7 @@ def test_names_and_identifiers_are_left_out(cli: Command) -> None:
     kept = cli("fit", "d.csv", "-t", "species", "--json", "--categorical", "name", "id", "--text", "colour")
     assert {roles(kept)[name] for name in ("name", "id")} == {"categorical"}
     assert roles(kept)["colour"] == "text"
-    one_line(cli("fit", "d.csv", "-t", "species", "--text", "uuid"), r"column 'uuid': no word is in 2 rows or more")
+    one_error(cli("fit", "d.csv", "-t", "species", "--text", "uuid"), r"column 'uuid': no word is in 2 rows or more")
 
 
 def test_columns_that_the_user_names(cli: Command) -> None:
@@ -156,7 +144,7 @@ def test_columns_that_the_user_names(cli: Command) -> None:
         ("--weight", "note"): r"row 1 \(line 2\), column 'note': '.*' is not a number",
         ("--target-proba", "age"): "--target and --target-proba",
     }.items():
-        one_line(cli("fit", "d.csv", "-t", "species", *words), message)
+        one_error(cli("fit", "d.csv", "-t", "species", *words), message)
 
 
 def test_weights_are_repetition(cli: Command) -> None:
@@ -172,7 +160,7 @@ def test_weights_are_repetition(cli: Command) -> None:
     ours, theirs = (_model.load(Path(f"{name}.skops")).classifier for name in ("weighted", "repeated"))
     assert ours.objective_ == pytest.approx(theirs.objective_, rel=2e-2)
     table.assign(times=-1).to_csv("negative.csv", index=False)
-    one_line(cli("fit", "negative.csv", "-t", "species", "--weight", "times"), r"column 'times': -1 is negative")
+    one_error(cli("fit", "negative.csv", "-t", "species", "--weight", "times"), r"column 'times': -1 is negative")
 
 
 def test_soft_labels(cli: Command) -> None:
@@ -190,8 +178,8 @@ def test_soft_labels(cli: Command) -> None:
     again = cli("evaluate", "d.skops", "d.csv", "--json").json
     assert entropy <= again["log_loss"] < entropy + 0.02
     pd.DataFrame(columns | {"class 1": 2.0}).to_csv("e.csv", index=False)
-    one_line(cli("fit", "e.csv", *wanted), r"row 1 \(line 2\): the probabilities of --target-proba sum to 2\.")
-    one_line(cli("fit", "d.csv", "--target-proba", "class 0"), "one column for each class, at least two")
+    one_error(cli("fit", "e.csv", *wanted), r"row 1 \(line 2\): the probabilities of --target-proba sum to 2\.")
+    one_error(cli("fit", "d.csv", "--target-proba", "class 0"), "one column for each class, at least two")
 
 
 TARGETS: dict[str, tuple[list[Any], str]] = {
@@ -208,7 +196,7 @@ TARGETS: dict[str, tuple[list[Any], str]] = {
 def test_targets_that_are_none(case: str, cli: Command) -> None:
     values, message = TARGETS[case]
     pd.DataFrame({"x": np.arange(60) % 9, "y": values}).to_csv("d.csv", index=False)
-    one_line(cli("fit", "d.csv", "-t", "y"), message)
+    one_error(cli("fit", "d.csv", "-t", "y"), message)
 
 
 def test_ten_thousand_classes(cli: Command) -> None:
@@ -219,9 +207,9 @@ def test_ten_thousand_classes(cli: Command) -> None:
         pa.table({"a": rng.normal(size=30_000), "b": labels % 7 * 1.0, "y": pa.array(labels).cast(pa.string())}),
         "d.parquet",
     )
-    one_line(cli("fit", "d.parquet", "-t", "y", "--max-iter", "1"), r"--split 0\.2 of 30000 rows holds out 6000")
+    one_error(cli("fit", "d.parquet", "-t", "y", "--max-iter", "1"), r"--split 0\.2 of 30000 rows holds out 6000")
     pa.parquet.write_table(pa.table({"a": rng.normal(size=15_000), "y": [str(i) for i in range(15_000)]}), "e.parquet")
-    one_line(cli("fit", "e.parquet", "-t", "y"), r"looks like free text or names: 15000 distinct texts in 15000 rows")
+    one_error(cli("fit", "e.parquet", "-t", "y"), r"looks like free text or names: 15000 distinct texts in 15000 rows")
 
 
 def test_dates_go_round(tmp_path: Path) -> None:
@@ -245,7 +233,7 @@ def test_names_that_would_meet(cli: Command) -> None:
         pa.table({"x": pa.array([[1.0, 2.0], [3.0, 4.0]] * 10), "x[0]": [1.0, 2.0] * 10, "y": ["a", "b"] * 10}),
         "d.parquet",
     )
-    one_line(cli("fit", "d.parquet", "-t", "y"), r"columns 'x' and 'x\[0\]' would both become 'x\[0\]': rename one")
+    one_error(cli("fit", "d.parquet", "-t", "y"), r"columns 'x' and 'x\[0\]' would both become 'x\[0\]': rename one")
 
 
 def test_levels_that_nobody_saw(cli: Command) -> None:
@@ -257,11 +245,11 @@ def test_levels_that_nobody_saw(cli: Command) -> None:
     assert answer.code == 0
     assert "warning: column 'colour': 3 rows have levels that the training data did not have ('puce')" in answer.err
     table.astype({"age": object}).assign(age="old").to_csv("new.csv", index=False)
-    one_line(
+    one_error(
         cli("predict", "d.skops", "new.csv", "-o", "o.csv"), r"row 1 \(line 2\), column 'age': 'old' is not a number"
     )
     table.assign(joined="yesterday").to_csv("new.csv", index=False)
-    one_line(
+    one_error(
         cli("predict", "d.skops", "new.csv", "-o", "o.csv"), r"column 'joined': 'yesterday' is not a date such as 2024"
     )
     assert not Path("o.csv").exists()

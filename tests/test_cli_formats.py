@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +14,14 @@ import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet
 import pytest
-from cli_cases import Answer, Command, description, mixed, process, runner
+from cli_cases import Command, description, mixed, one_error, process
 from sklearn.datasets import dump_svmlight_file, load_digits, load_iris
 
 from softgrad.cli import _model
 
 
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return runner(monkeypatch, capsys, tmp_path)
-
-
 def coefficients(path: str) -> Any:
     return _model.load(Path(path)).classifier.coef_
-
-
-def one_line(answer: Answer, message: str) -> None:
-    assert answer.code == 2
-    last = answer.err.splitlines()[-1]
-    assert last.startswith("softgrad: error: ")
-    assert answer.err.count("softgrad:") == 1
-    assert re.search(message, last), last
 
 
 def write(kind: str, table: pd.DataFrame) -> str:
@@ -94,11 +80,11 @@ def test_parts_of_a_table(cli: Command) -> None:
     table = table.astype({"age": object})
     table.loc[150, "age"] = "forty"
     table[100:].to_csv("parts/2.csv.gz", index=False)
-    one_line(
+    one_error(
         cli("fit", "parts", "-t", "species"), r"parts/2\.csv\.gz: row 51 \(line 52\), column 'age': 'forty' is not"
     )
     table[100:].drop(columns="age").to_csv("parts/2.csv.gz", index=False)
-    one_line(cli("fit", "parts", "-t", "species"), r"parts/2\.csv\.gz: no column 'age', which the first file has")
+    one_error(cli("fit", "parts", "-t", "species"), r"parts/2\.csv\.gz: no column 'age', which the first file has")
 
 
 def test_folders_that_name_a_column(cli: Command) -> None:
@@ -166,24 +152,24 @@ def test_svmlight(cli: Command) -> None:
     assert cli("evaluate", "a.skops", "b.svmlight", "--json").json["log_loss"] == pytest.approx(figures["log_loss"])
     assert cli("predict", "a.skops", "b.svmlight", "-o", "out.csv").code == 0
     assert pa.csv.read_csv("out.csv").num_rows == len(x) - 1500
-    one_line(cli("predict", "a.skops", "digits", "-o", "o.csv"), "was trained on svmlight rows, and reads no others")
-    one_line(cli("fit", "a.svmlight", "--drop", "x"), "svmlight has no columns with names, such as 'x'")
-    one_line(cli("fit", "a.svmlight", "-t", "y"), "rows begin with its own target")
+    one_error(cli("predict", "a.skops", "digits", "-o", "o.csv"), "was trained on svmlight rows, and reads no others")
+    one_error(cli("fit", "a.svmlight", "--drop", "x"), "svmlight has no columns with names, such as 'x'")
+    one_error(cli("fit", "a.svmlight", "-t", "y"), "rows begin with its own target")
     cli("fit", "iris")
-    one_line(cli("predict", "iris.skops", "b.svmlight", "-o", "o.csv"), "is svmlight; the model reads the columns")
+    one_error(cli("predict", "iris.skops", "b.svmlight", "-o", "o.csv"), "is svmlight; the model reads the columns")
     Path("c.svmlight").write_text("1 2:x\n")
-    one_line(cli("fit", "c.svmlight"), r"c\.svmlight: cannot be read as svmlight")
+    one_error(cli("fit", "c.svmlight"), r"c\.svmlight: cannot be read as svmlight")
 
 
 def test_other_delimiters(cli: Command) -> None:
     mixed(200).to_csv("d.csv", sep=";", index=False)
-    one_line(cli("fit", "d.csv", "-t", "species"), r"seem to be separated by ';': say so with --delimiter ';'")
+    one_error(cli("fit", "d.csv", "-t", "species"), r"seem to be separated by ';': say so with --delimiter ';'")
     assert cli("fit", "d.csv", "-t", "species", "--delimiter", ";").code == 0
     mixed(200).to_csv("d.dat", sep="\t", index=False)
     assert cli("fit", "d.dat", "-t", "species", "--format", "csv", "--delimiter", "\\t").code == 0
     assert cli("predict", "d.skops", "d.csv", "-o", "o.csv", "--delimiter", ";").code == 0
-    one_line(cli("fit", "d.csv", "-t", "y", "--delimiter", "::"), "--delimiter '::': must be one character")
-    one_line(cli("fit", "iris", "--format", "xlsx"), "--format xlsx: must be one of csv")
+    one_error(cli("fit", "d.csv", "-t", "y", "--delimiter", "::"), "--delimiter '::': must be one character")
+    one_error(cli("fit", "iris", "--format", "xlsx"), "--format xlsx: must be one of csv")
 
 
 def test_a_locale_that_knows_no_unicode(cli: Command) -> None:
@@ -233,5 +219,5 @@ def test_files_that_cannot_be_read(case: str, cli: Command) -> None:
     pa.parquet.write_table(table.slice(0, 9), "types/1.parquet")
     pa.parquet.write_table(pa.table({"x": ["u"] * 9, "y": ["a"] * 9}), "types/2.parquet")
     before = {str(path) for path in Path().rglob("*")}
-    one_line(cli("fit", name, "-t", "y"), message)
+    one_error(cli("fit", name, "-t", "y"), message)
     assert {str(path) for path in Path().rglob("*")} == before

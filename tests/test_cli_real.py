@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from cli_cases import Command, process, runner
+from cli_cases import Command, process
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -28,11 +28,6 @@ assert _SPEC is not None
 assert _SPEC.loader is not None
 data = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(data)
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return runner(monkeypatch, capsys, tmp_path)
 
 
 def letters() -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from cli_cases import Answer, Command, description, mixed, runner
+from cli_cases import Command, description, mixed, one_error
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.impute import SimpleImputer
@@ -24,18 +23,6 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from softgrad import regression
 from softgrad.cli import _matrix, _model, _train
 from softgrad.cli._messages import UserError
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return runner(monkeypatch, capsys, tmp_path)
-
-
-def one_line(answer: Answer, message: str) -> None:
-    assert answer.code == 2
-    last = answer.err.splitlines()[-1]
-    assert last.startswith("softgrad: error: ")
-    assert re.search(message, last), last
 
 
 def classifier(path: str) -> Any:
@@ -153,7 +140,7 @@ def test_a_disk_without_room(cli: Command, monkeypatch: pytest.MonkeyPatch) -> N
         "d.parquet"
     )
     monkeypatch.setattr(np, "ascontiguousarray", full)
-    one_line(
+    one_error(
         cli("fit", "d.parquet", "-t", "y", "--memory", "1MB"),
         "cannot keep the prepared rows in .* give them more --memory",
     )
@@ -162,7 +149,7 @@ def test_a_disk_without_room(cli: Command, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_memory_that_is_none(cli: Command) -> None:
     for text in ("much", "1", "1QB", "-1GB", "nan"):
-        one_line(cli("fit", "iris", "--memory", text), "--memory .*: must be at least 1MB, such as 500MB or 2GB")
+        one_error(cli("fit", "iris", "--memory", text), "--memory .*: must be at least 1MB, such as 500MB or 2GB")
 
 
 def test_a_file_to_measure_with(cli: Command) -> None:
@@ -175,13 +162,13 @@ def test_a_file_to_measure_with(cli: Command) -> None:
     found = cli("evaluate", "train.skops", "test.csv", "--json").json
     for name in ("accuracy", "log_loss", "log_loss_interval", "calibration_error", "macro_f1", "confused"):
         assert found[name] == figures["test.csv"][name]
-    one_line(cli("fit", "train.csv", "-t", "species", "--test", "test.csv", "--split", "0.1"), "--test and --split")
+    one_error(cli("fit", "train.csv", "-t", "species", "--test", "test.csv", "--split", "0.1"), "--test and --split")
     table[400:].assign(species="fox").to_csv("fox.csv", index=False)
-    one_line(
+    one_error(
         cli("fit", "train.csv", "-t", "species", "--test", "fox.csv"),
         r"fox\.csv: row 1 \(line 2\): 'fox' is not a class",
     )
-    one_line(
+    one_error(
         cli("evaluate", "train.skops", "fox.csv"), r"fox\.csv: row 1 \(line 2\): 'fox' is not a class of the model"
     )
 
@@ -197,12 +184,12 @@ def test_class_weights(cli: Command) -> None:
     assert recall(heavy) > recall(base)
     assert classifier("b.skops").class_weight == {"cat": 1.0, "dog": 1.0, "eel": 20.0}
     assert cli("fit", "d.csv", "-t", "species", "--class-weight", "balanced").code == 0
-    one_line(
+    one_error(
         cli("fit", "d.csv", "-t", "species", "--class-weight", "fox=2"),
         "give balanced, or CLASS=WEIGHT .* 'cat', 'dog', 'eel'",
     )
-    one_line(cli("fit", "d.csv", "-t", "species", "--class-weight", "eel=0"), "weights must be positive")
-    one_line(cli("fit", "d.csv", "-t", "species", "--class-weight", "eel=much"), "'much' is not a number")
+    one_error(cli("fit", "d.csv", "-t", "species", "--class-weight", "eel=0"), "weights must be positive")
+    one_error(cli("fit", "d.csv", "-t", "species", "--class-weight", "eel=much"), "'much' is not a number")
 
 
 @pytest.mark.parametrize("after", [1, 60, 120])

@@ -16,15 +16,10 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
-from cli_cases import Answer, Command, description, mixed, process, runner
+from cli_cases import Command, description, mixed, one_error, process
 
 from softgrad.cli import _model
 from softgrad.cli._lists import gathered
-
-
-@pytest.fixture
-def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    return runner(monkeypatch, capsys, tmp_path)
 
 
 @pytest.fixture
@@ -34,13 +29,6 @@ def fitted(cli: Command) -> pd.DataFrame:
     table.to_csv("d.csv", index=False)
     assert cli("fit", "d.csv", "-t", "species").code == 0
     return table
-
-
-def one_line(answer: Answer, message: str) -> None:
-    assert answer.code == 2
-    last = answer.err.splitlines()[-1]
-    assert last.startswith("softgrad: error: ")
-    assert re.search(message, last), last
 
 
 def test_the_most_probable_classes(fitted: pd.DataFrame, cli: Command) -> None:
@@ -59,8 +47,8 @@ def test_the_most_probable_classes(fitted: pd.DataFrame, cli: Command) -> None:
     )
     assert (top["prediction"] == whole["prediction"]).all()
     assert pa.csv.read_csv("bare.csv").column_names == ["prediction"]
-    one_line(cli("predict", "d.skops", "d.csv", "-o", "o.csv", "--top-k", "0"), "--top-k must be at least 1, not 0")
-    one_line(cli("predict", "d.skops", "d.csv", "-o", "o.csv", "--id", "nobody"), "--id: no column 'nobody'; it has")
+    one_error(cli("predict", "d.skops", "d.csv", "-o", "o.csv", "--top-k", "0"), "--top-k must be at least 1, not 0")
+    one_error(cli("predict", "d.skops", "d.csv", "-o", "o.csv", "--id", "nobody"), "--id: no column 'nobody'; it has")
 
 
 def test_predictions_are_those_of_the_pipeline(fitted: pd.DataFrame, cli: Command) -> None:
@@ -117,8 +105,8 @@ def test_export_and_what_it_says(fitted: pd.DataFrame, cli: Command) -> None:
     assert "note" in {given.name for given in session.get_inputs()}
     found = cli("export", "d.skops", "--onnx", "e.onnx", "--json").json
     assert found["largest_difference"] < 1e-5
-    one_line(cli("export", "d.skops", "--onnx", "d.txt"), r"--onnx d\.txt: the file name must end in \.onnx")
-    one_line(cli("export", "d.csv", "--onnx", "f.onnx"), r"d\.csv: is not a model written by softgrad fit")
+    one_error(cli("export", "d.skops", "--onnx", "d.txt"), r"--onnx d\.txt: the file name must end in \.onnx")
+    one_error(cli("export", "d.csv", "--onnx", "f.onnx"), r"d\.csv: is not a model written by softgrad fit")
 
 
 def test_bench_prints_ratios(cli: Command) -> None:
@@ -145,8 +133,8 @@ def test_on_a_cluster_of_this_machine(cli: Command) -> None:
         ("--cluster", "tcp://localhost:1", "--threads", "2"): "--threads 2: the workers of --cluster tcp://localhost:1",
         ("--cluster", "local", "--calibrate"): "--calibrate needs a cross-validation",
     }.items():
-        one_line(cli(*arguments, *words), message)
-    one_line(cli("fit", "iris", "--cluster", "local"), "iris is not made of tables in files")
+        one_error(cli(*arguments, *words), message)
+    one_error(cli("fit", "iris", "--cluster", "local"), "iris is not made of tables in files")
 
 
 # --- manners ---------------------------------------------------------------------------------------------------------
@@ -228,7 +216,7 @@ def test_a_report_beside_the_model(fitted: pd.DataFrame, cli: Command) -> None:
         assert text in page
     figures = description("d.skops")["metrics"]["held out"]
     assert f"{100 * figures['accuracy']:.1f}" in page
-    one_line(
+    one_error(
         cli("fit", "d.csv", "-t", "species", "--report", "r.pdf"), r"--report r\.pdf: the file name must end in \.html"
     )
 
@@ -247,5 +235,5 @@ def test_a_directory_that_cannot_be_written(
         ("fit", "d.csv", "-t", "species", "-o", "x.skops"), ("predict", "d.skops", "d.csv", "-o", "x.csv"),
         ("export", "d.skops", "--onnx", "x.onnx"), ("fit", "d.csv", "-t", "species", "--report", "x.html"),
     ):  # fmt: skip
-        one_line(cli(*words), r"cannot write x\.\w+: Permission denied")
+        one_error(cli(*words), r"cannot write x\.\w+: Permission denied")
     assert {str(path) for path in Path().iterdir()} == before
