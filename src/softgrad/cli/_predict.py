@@ -52,7 +52,10 @@ def predict(
                 writer.write(columns | _columns(logits, classes, top_k, probabilities))
                 written += batch.n_rows
         applied.warn()
-    print(f"{written} predictions written to {shown(output)}", file=sys.stderr if str(output) == "-" else sys.stdout)
+    if str(output) == "-":
+        print(f"{written} predictions written to standard output", file=sys.stderr)
+    else:
+        print(f"{written} predictions written to {shown(output)}")
 
 
 def _columns(logits: Any, classes: Any, top_k: int | None, probabilities: bool) -> dict[str, Any]:
