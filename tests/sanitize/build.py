@@ -1,6 +1,7 @@
 """Compile csrc/ and the sources here with sanitizers into a folder: ``python build.py FOLDER COMPILER VARIANT…``.
 
 It takes a minute or two of one processor, so conftest.py starts it when the tests begin and test_sanitize.py waits.
+Of the processes that share the tests (pytest-xdist) one builds and the others wait for it.
 The baseline, which has every line of the kernels, gets both sanitizers; the wider variants, which are the same lines
 for longer vectors, the address sanitizer.  Not `null`, `object-size`, `alignment` and `pointer-overflow`: they triple
 the time, and the address sanitizer and the guard pages of harness.h see what they would see.
@@ -8,8 +9,12 @@ the time, and the address sanitizer and the guard pages of harness.h see what th
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -33,22 +38,37 @@ def sources() -> list[Path]:
     return [*sorted(CSRC.glob("*")), *sorted(HERE.glob("*.h")), *PROGRAM, Path(__file__)]
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait for another process that builds here; the system ends the wait when that one ends, however it does."""
+    with (folder / "lock").open("w") as lock:
+        if os.name == "posix":
+            import fcntl
+
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def build(folder: Path, compiler: str, variants: list[str]) -> int:
     """Compile and link; the program appears under its name when it is complete."""
     define = ["-DSOFTGRAD_X86"] if len(variants) > 1 else []
     units = [(CSRC / f"kernels_{name}.cpp", VARIANTS[name]) for name in variants]
     units += [(source, BOTH) for source in (CSRC / "dispatch.cpp", *PROGRAM)]
     objects = []
-    for source, flags in units:
-        objects.append(str(folder / f"{source.stem}.o"))
-        done = subprocess.run([compiler, *COMMON, *define, *flags, "-c", str(source), "-o", objects[-1]], check=False)
-        if done.returncode:
-            return done.returncode
-    unfinished = folder / "unfinished"
-    done = subprocess.run([compiler, *BOTH, *objects, "-o", str(unfinished)], check=False)
-    if done.returncode == 0:
-        unfinished.rename(folder / "run")
-    return done.returncode
+    with alone(folder), tempfile.TemporaryDirectory(dir=folder) as scratch:
+        if (folder / "run").exists():
+            return 0
+        for source, flags in units:
+            objects.append(f"{scratch}/{source.stem}.o")
+            done = subprocess.run(
+                [compiler, *COMMON, *define, *flags, "-c", str(source), "-o", objects[-1]], check=False
+            )
+            if done.returncode:
+                return done.returncode
+        done = subprocess.run([compiler, *BOTH, *objects, "-o", f"{scratch}/run"], check=False)
+        if done.returncode == 0:
+            Path(scratch, "run").rename(folder / "run")
+        return done.returncode
 
 
 if __name__ == "__main__":
