@@ -130,7 +130,7 @@ WORDS: dict[str, str] = {
     "proved": "已对三个类别符号证明",
     "not-proved": "未安装 SymPy：没有做符号证明",
     "computed": "以 50 位数字计算，误差",
-    "undefined": "对这些数没有定义（∞ 乘 0）",
+    "undefined": "对这些数无法判定（∞ 乘 0，或相差不到五十位数字）",
     "reference": "softgrad.reference 计算 {what} 的误差",
     "kernel": "内核计算 {what} 的误差",
     "wrong": "不成立",

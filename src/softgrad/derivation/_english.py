@@ -147,7 +147,7 @@ WORDS: dict[str, str] = {
     "proved": "proved in letters for three classes",
     "not-proved": "SymPy is not installed: not proved in letters",
     "computed": "computed with 50 digits: off by",
-    "undefined": "not defined for these numbers (∞ times 0)",
+    "undefined": "not decided by these numbers (∞ times 0, or fewer than fifty digits apart)",
     "reference": "softgrad.reference, {what}: off by",
     "kernel": "kernel, {what}: off by",
     "wrong": "THIS DOES NOT HOLD",

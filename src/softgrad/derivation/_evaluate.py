@@ -238,13 +238,19 @@ class Scope:
                 total = total + self.value(body, indices | {index: i})
         return total
 
-    def _argmax(self, indices: dict[str, int], index: str, body: Node) -> Any:
+    def maxima(self, indices: dict[str, int], index: str, body: Node) -> list[int]:
+        """All places of the largest value."""
         values = list(self._over_range(indices, index, body))
-        best = 0
+        found: list[int] = []
         for i, value in enumerate(values):
-            if self.arithmetic.larger(value, values[best]):
-                best = i
-        return self.arithmetic.number(str(best))
+            if found and self.arithmetic.larger(value, values[found[0]]):
+                found = []
+            if not found or not self.arithmetic.larger(values[found[0]], value):
+                found.append(i)
+        return found
+
+    def _argmax(self, indices: dict[str, int], index: str, body: Node) -> Any:
+        return self.arithmetic.number(str(self.maxima(indices, index, body)[0]))
 
     def _max(self, indices: dict[str, int], index: str, body: Node) -> Any:
         values = list(self._over_range(indices, index, body))

@@ -123,7 +123,7 @@ STEPS: tuple[Step, ...] = (
             Formula("argmax(k, o[k]) == argmax(k, S[k])", symbolic=False),
             Formula("log(S[i]) - log(S[j]) == o[i] - o[j]"),
         ),
-        (("argmax(k, S[k])", _field("argmax")),),
+        (("argmax(k, o[k])", _field("argmax")),),
     ),
     Step(
         "quotient-rule",
