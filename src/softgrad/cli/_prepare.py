@@ -107,14 +107,19 @@ class Preparation:
         return transformer
 
     def _numeric(self) -> Pipeline:
+        import pandas as pd
+
         seen = np.broadcast_to(self.scaler.n_samples_seen_, self.gaps.shape)
         empty = seen == 0  # in the training rows, though not in all
         self.scaler.mean_[empty], self.scaler.var_[empty], self.scaler.scale_[empty] = 0.0, 1.0, 1.0
         fill: dict[str, Any] = {"strategy": "constant", "fill_value": 0.0} if self.standardize else {"strategy": "mean"}
         middle = np.zeros(len(self.gaps)) if self.standardize else self.scaler.mean_
         imputer = SimpleImputer(add_indicator=True, keep_empty_features=True, **fill)
-        imputer.fit(np.stack([middle, np.where(self.gaps, np.nan, middle)]))
-        return Pipeline([("scale", self.scaler), ("fill", imputer)] if self.standardize else [("fill", imputer)])
+        rows = np.stack([middle, np.where(self.gaps, np.nan, middle)])
+        if self.standardize:
+            return Pipeline([("scale", self.scaler), ("fill", imputer.fit(rows))])
+        # It is the step that gets the columns, and scikit-learn warns if it does not know their names.
+        return Pipeline([("fill", imputer.fit(pd.DataFrame(rows, columns=self.numbers)))])
 
     def _categorical(self, sparse: bool) -> OneHotEncoder:
         """The encoder counts no further than ``min_frequency``, so few copies of each level say it all."""
