@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -95,6 +96,7 @@ def test_a_terminal_gets_colours_and_a_locale_that_lacks_the_letters_is_no_crash
         (("--logits", "1,2,,3"), "--logits: number 2 is ''"),
         (("--logits", "", "--target", "0"), "--logits: number 0 is ''"),
         (("--html", "page.txt"), "--html page.txt: the file name must end in .html or .htm"),
+        (("--html", "page.html", "--json"), "--json prints what --html or --open make a page of"),
         (("--html", "nowhere/page.html"), "there is no directory nowhere"),
     ],
 )
@@ -126,9 +128,27 @@ def test_open_without_a_browser_says_where_the_page_is(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").exists()
 
 
+def test_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--logits", "2.0", "-inf", "0.1", "--target", "0", "--label-smoothing", "0", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    S = reference.softmax([2.0, -np.inf, 0.1])
+    assert said["logits"] == [2.0, "-inf", 0.1]
+    np.testing.assert_allclose(said["probabilities"], S)
+    np.testing.assert_allclose(said["gradient"], S - [1, 0, 0])
+    np.testing.assert_allclose(said["jacobian"], reference.softmax_jacobian([2.0, -np.inf, 0.1]))
+    assert [step["title"] for step in said["steps"]] == [title for title, _ in TEXTS["en"].values()]
+    checks = [check for step in said["steps"] for check in step["checks"]]
+    assert (len(checks), said["wrong"]) == (said["checks"], 0)
+    assert {"how", "what", "error", "ok"} == set(checks[0])
+    assert all(any(step[part] for step in said["steps"]) for part in ("tables", "facts"))
+
+
 def test_a_check_that_fails_is_exit_code_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(reference, "softmax", lambda *_, **__: np.array([0.5, 0.3, 0.2]))
     assert main(["explain"]) == 1
     assert WORDS["en"]["wrong"] in capsys.readouterr().out
+    assert main(["explain", "--json"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["wrong"] == sum(check["ok"] is False for step in said["steps"] for check in step["checks"]) > 0

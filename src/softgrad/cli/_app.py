@@ -306,6 +306,7 @@ def explain(
     lang: Annotated[str, typer.Option(help="en or zh.")] = "en",
     html: Annotated[Path | None, typer.Option(help="Write the derivation as one page to play with.")] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open that page in the browser.")] = False,
+    json: Json = False,
 ) -> int:
     """Derive the gradient S − y with your numbers, each step executed and checked.
 
@@ -315,7 +316,7 @@ def explain(
     from softgrad.cli import _explain
 
     options = {"label_smoothing": label_smoothing, "temperature": temperature, "lang": lang}
-    return _explain.show(logits or ["2.0", "1.0", "0.1"], target or ["0"], options, html, open_page)
+    return _explain.show(logits or ["2.0", "1.0", "0.1"], target or ["0"], options, html, open_page, json)
 
 
 def _torch_facts() -> dict[str, Any]:

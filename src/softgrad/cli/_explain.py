@@ -16,6 +16,7 @@ from rich.text import Text
 
 from softgrad.cli._messages import UserError, shown
 from softgrad.cli._output import check_output, replacing
+from softgrad.cli._show import print_json
 from softgrad.derivation._explanation import Explanation, StepResult
 from softgrad.derivation._languages import WORDS
 from softgrad.derivation._notation import text
@@ -37,8 +38,12 @@ def _numbers(name: str, words: list[str]) -> list[float]:
     return values
 
 
-def show(logits: list[str], target: list[str], options: dict[str, Any], html: Path | None, open_page: bool) -> int:
+def show(
+    logits: list[str], target: list[str], options: dict[str, Any], html: Path | None, open_page: bool, json: bool
+) -> int:
     """Print the derivation, or write its page; returns the exit code, 1 if a check fails."""
+    if json and (html or open_page):
+        raise UserError("--json prints what --html or --open make a page of: give one of them")
     numbers = _numbers("logits", logits)
     parts = _numbers("target", target)
     if len(parts) == 1 and not parts[0].is_integer():
@@ -52,7 +57,7 @@ def show(logits: list[str], target: list[str], options: dict[str, Any], html: Pa
         raise UserError(str(error)) from None
     if html or open_page:
         return _page(explanation.page(), html, open_page)
-    return _terminal(explanation)
+    return _machine(explanation) if json else _terminal(explanation)
 
 
 def _page(page: str, html: Path | None, look: bool) -> int:
@@ -69,6 +74,25 @@ def _page(page: str, html: Path | None, look: bool) -> int:
     if look and not webbrowser.open(html.resolve().as_uri()):
         print("no browser could be started: open the file in one", file=sys.stderr)
     return 0
+
+
+def _machine(e: Explanation) -> int:
+    """Formulas are in the language of the derivation, which is Python's but for ``d(a, b)``."""
+    names = ("logits", "target", "label_smoothing", "temperature", "loss", "probabilities", "gradient", "jacobian")
+    steps = [
+        {
+            "name": step.name,
+            "title": step.title,
+            "sentence": step.sentence,
+            "tables": {text(node): values for node, values in step.tables},
+            "facts": [{"what": what, "value": value} for what, value in step.facts],
+            "checks": [check._asdict() for check in step.checks],
+        }
+        for step in e.steps
+    ]
+    wrong = sum(check.ok is False for check in e.checks)
+    print_json({name: getattr(e, name) for name in names} | {"steps": steps, "checks": len(e.checks), "wrong": wrong})
+    return 1 if wrong else 0
 
 
 def _terminal(e: Explanation) -> int:

@@ -39,7 +39,7 @@ def print_json(value: Any) -> None:
 
 
 def as_json(value: Any) -> Any:
-    """Numbers, text, lists and dictionaries; what JSON has no number for is null, an infinite C the text "inf"."""
+    """Numbers, text, lists and dictionaries; NaN, for which JSON has no number, is null, ∞ the text "inf" or "-inf"."""
     if isinstance(value, dict):
         return {str(key): as_json(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -49,7 +49,7 @@ def as_json(value: Any) -> Any:
     if isinstance(value, np.generic):
         return as_json(value.item())
     if isinstance(value, float) and not math.isfinite(value):
-        return "inf" if value == math.inf else None
+        return None if math.isnan(value) else str(value)
     return value
 
 
