@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -181,20 +182,21 @@ def _along(
     values: Float,
     options: _Options,
     start: tuple[Float, Float] | None,
-    guides: list[tuple[Float, Float]] | None = None,
+    guides: deque[tuple[Float, Float]] | None = None,
 ) -> Any:
     """Fit one C after the other; ``guides`` are solutions of a problem alike, whose changes are followed.
 
-    Whoever asks for the next fit may have changed ``inputs.preconditioner``, and added to ``guides``.
+    Whoever asks for the next fit may have changed ``inputs.preconditioner``, and added the next of ``guides``. No more
+    fits are held than the next one needs: with many features and classes they are the larger part of the memory.
     """
-    before: list[tuple[Float, Float]] = []
+    before: deque[tuple[Float, Float]] = deque(maxlen=2)
     for i, c in enumerate(values):
         if guides is not None:
-            start = guides[i]
+            start = guides[-1]
             if before:
                 start = (
-                    before[-1][0] + guides[i][0] - guides[i - 1][0],
-                    before[-1][1] + guides[i][1] - guides[i - 1][1],
+                    before[-1][0] + guides[-1][0] - guides[-2][0],
+                    before[-1][1] + guides[-1][1] - guides[-2][1],
                 )
         elif len(before) > 1 and np.isfinite(c):
             ratio = np.log(c / values[i - 1]) / max(np.log(values[i - 1] / values[i - 2]), 1e-3)
@@ -392,8 +394,8 @@ class _Fold:
         self.present = np.flatnonzero(mass > 0)
         self.whole = len(self.present) == n_classes
         self.inputs: Inputs | None = None
-        self.heard: list[tuple[FitResult, Inputs]] = []
-        self.guides: list[tuple[Float, Float]] = []
+        self.heard: tuple[FitResult, Inputs] | None = None
+        self.guides: deque[tuple[Float, Float]] = deque(maxlen=2)
         # Rows that cannot be taken out, or would be too much to hold again for each fold, stay without weight.
         if self.stream or _bytes(x) * copies > COPIED:
             kept: Any = slice(None)
@@ -440,14 +442,14 @@ class _Fold:
 
     def follow(self, result: FitResult, total: Inputs) -> None:
         """Hear of the total's fit at the next C."""
-        self.heard.append((result, total))
+        self.heard = result, total
 
     def _take(self) -> None:
         """Start where the total's fit points, and with its preconditioner."""
         inputs = self.inputs
-        if inputs is None or not self.heard or not self.whole:
+        if inputs is None or self.heard is None or not self.whole:
             return
-        result, total = self.heard.pop()
+        (result, total), self.heard = self.heard, None
         guide = inputs.inner((result.coef, result.intercept))
         assert guide is not None
         self.guides.append(guide)
