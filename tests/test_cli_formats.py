@@ -141,6 +141,48 @@ def test_arrays(cli: Command) -> None:
     assert np.mean(pa.csv.read_csv("out.csv")["prediction"].to_numpy() == y) > 0.97
 
 
+def test_features_and_labels_in_two_files(cli: Command) -> None:
+    """Two files of features, and one of labels for all their rows."""
+    x, y = load_digits(return_X_y=True)
+    np.savez("a.npz", x=x, target=y)
+    Path("x").mkdir()
+    np.save("x/0.npy", x[:1000])
+    np.save("x/1.npy", x[1000:])
+    np.save("all.npy", x)
+    np.save("y.npy", y)
+    assert cli("fit", "a.npz", "-t", "target").code == 0
+    for data, apart in (("all.npy", 0), ("x", 1e-8)):  # batches end with the files, and sums are of batches
+        assert cli("fit", data, "-t", "y.npy", "-o", "m.skops").code == 0
+        np.testing.assert_allclose(coefficients("m.skops"), coefficients("a.skops"), rtol=0, atol=apart)
+    for data, target in (("a.npz", "target"), ("all.npy", "y.npy")):
+        assert cli("evaluate", "a.skops", data, "-t", target, "--json").json["accuracy"] > 0.97
+    np.save("names.npy", np.array(["even", "odd"])[y % 2])
+    assert cli("fit", "all.npy", "-t", "names.npy", "-o", "names.skops").code == 0
+    assert description("names.skops")["classes"] == ["even", "odd"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("fit", "x.npy"), r"x\.npy: an \.npy file has features only; --target names the \.npy file with their labels"),
+        (("fit", "x.npy", "-t", "y"), r"x\.npy: an \.npy file has features only"),
+        (("fit", "x.npy", "-t", "nowhere.npy"), r"nowhere\.npy: no such file"),
+        (("fit", "x.npy", "-t", "short.npy"), r"short\.npy: has 5 labels, but x\.npy has 6 rows"),
+        (("fit", "x.npy", "-t", "x.npy"), r"x\.npy: has shape \(6, 2\); labels are a vector"),
+        (("fit", "x.npy", "-t", "objects.npy"), r"objects\.npy: holds Python objects"),
+        (("fit", "x.npy", "-t", "y.npy", "--test", "x.npy"), r"--test x\.npy: an \.npy file has features only"),
+        (("evaluate", "m.skops", "x.npy"), r"x\.npy: an \.npy file has features only"),
+    ],
+)
+def test_mistakes_with_labels_of_arrays(arguments: tuple[str, ...], message: str, cli: Command) -> None:
+    np.save("x.npy", np.arange(12.0).reshape(6, 2))
+    np.save("y.npy", np.arange(6) % 2)
+    np.save("short.npy", np.zeros(5))
+    np.save("objects.npy", np.array([None] * 6))
+    assert cli("fit", "x.npy", "-t", "y.npy", "--split", "0", "-o", "m.skops").code == 0
+    one_error(cli(*arguments), message)
+
+
 def test_svmlight(cli: Command) -> None:
     x, y = load_digits(return_X_y=True)
     dump_svmlight_file(x[:1500], y[:1500], "a.svmlight")

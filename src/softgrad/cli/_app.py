@@ -76,7 +76,10 @@ def _main(
 @app.command()
 def fit(
     data: Data,
-    target: Annotated[str | None, typer.Option("--target", "-t", help="The column that holds the labels.")] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", "-t", help="The column that holds the labels; of an .npy file, the file with them."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="The model file; else DATA's name with .skops, here.")
     ] = None,

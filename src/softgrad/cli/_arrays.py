@@ -1,13 +1,16 @@
 """Arrays of NumPy, and the built-in data sets, as tables.
 
 A matrix is a list column; its elements become the features ``x[0]``, ``x[1]``, …  An ``.npz`` file has the matrix under
-one of ``MATRICES`` (or is the only matrix in it), other vectors of its length are columns of their own.
+one of ``MATRICES`` (or is the only matrix in it), other vectors of its length are columns of their own.  The labels of
+an ``.npy`` file are in another one, which ``--target`` names.
 """
 
 from __future__ import annotations
 
+import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,18 @@ MATRICES = ("x", "X", "features", "embeddings", "data")
 ROWS = 1 << 14
 BYTES = 16 << 20
 
-__all__ = ["TARGET", "Arrays", "built_in"]
+__all__ = ["TARGET", "Arrays", "built_in", "with_labels"]
+
+
+def with_labels(source: Source, target: str | None) -> tuple[Source, str | None]:
+    """The source and the column of its labels; those of an ``.npy`` file are in the file that ``target`` names."""
+    if source.format != "npy":
+        return source, target
+    if target is None or not target.endswith(".npy"):
+        raise UserError(
+            f"{source.text}: an .npy file has features only; --target names the .npy file with their labels"
+        )
+    return replace(source, labels=Path(target)), TARGET
 
 
 class Arrays:
@@ -34,12 +48,24 @@ class Arrays:
             self.parts = [built_in(source.text)]
         else:
             self.parts = [_loaded(path, source.format) for path in source.paths]
+        if source.labels is not None:
+            self._add(source.labels)
         kinds = [{name: _arrow_type(values) for name, values in part.items()} for part in self.parts]
         for path, kind in zip(source.paths[1:], kinds[1:], strict=True):
             if kind != kinds[0]:
                 raise UserError(f"{shown(path)}: its arrays are {_described(kind)}, those of the first file "
                                 f"{_described(kinds[0])}")  # fmt: skip
         self.schema = pa.schema(list(kinds[0].items()))
+
+    def _add(self, path: Path) -> None:
+        labels = _read(path, "npy")
+        if labels.ndim != 1:
+            raise UserError(f"{shown(path)}: has shape {labels.shape}; labels are a vector, one for each row")
+        ends = np.cumsum([len(part["x"]) for part in self.parts])
+        if len(labels) != ends[-1]:
+            raise UserError(f"{shown(path)}: has {len(labels)} labels, but {self.source.text} has {ends[-1]} rows")
+        for part, own in zip(self.parts, np.split(labels, ends[:-1]), strict=True):
+            part[TARGET] = own
 
     def batches(self, wanted: list[str]) -> Iterator[tuple[int, Any]]:
         """Record batches with the number of their file."""
@@ -62,15 +88,28 @@ def built_in(name: str) -> dict[str, Any]:
     return {**columns, TARGET: labels}
 
 
-def _loaded(path: Path, kind: str) -> dict[str, Any]:
+def _read(path: Path, kind: str) -> Any:
+    """The array of an ``.npy`` file, or all of an ``.npz`` file by name."""
     try:
         if kind == "npy":
-            return {"x": _matrix(path, "x", np.load(path, mmap_mode="r", allow_pickle=False))}
+            return np.load(path, mmap_mode="r", allow_pickle=False)
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            return {name: file[name] for name in file.files}
+    except FileNotFoundError:
+        raise UserError(f"{shown(path)}: no such file") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        what = "holds Python objects, which are not loaded" if "pickle" in str(error) else f"cannot be read ({error})"
+        what = (
+            "holds Python objects, which are not loaded"
+            if re.search("pickle|Python obj", str(error))
+            else f"cannot be read ({error})"
+        )
         raise UserError(f"{shown(path)}: {what}") from error
+
+
+def _loaded(path: Path, kind: str) -> dict[str, Any]:
+    arrays = _read(path, kind)
+    if kind == "npy":
+        return {"x": _matrix(path, "x", arrays)}
     matrices = [name for name, values in arrays.items() if values.ndim == 2]
     name = next((name for name in MATRICES if name in matrices), matrices[0] if len(matrices) == 1 else None)
     if name is None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from softgrad.cli import _measure, _model, _show
 from softgrad.cli._apply import Applied, rows_of
+from softgrad.cli._arrays import with_labels
 from softgrad.cli._labels import own_classes
 from softgrad.cli._load import Choice, Part, targets_of
 from softgrad.cli._messages import UserError, plain_warnings
@@ -35,6 +36,7 @@ def evaluate(
     target = target or (None if soft else str(facts.get("target")))
     classes = np.asarray(model.classes)
     with opened(data, delimiter=delimiter, data_format=data_format) as source, Stages() as stages, plain_warnings():
+        source, target = with_labels(source, target)
         rows = rows_of(model, source, keep=1 << 28)
         if not model.ingredients:
             labels, soft_labels, weights = rows.labels, None, None

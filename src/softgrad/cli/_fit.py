@@ -19,6 +19,7 @@ from softgrad._sklearn.targets import Targets
 from softgrad._sklearn.weights import class_weights
 from softgrad.cli import _cluster, _model, _show, _train
 from softgrad.cli._account import account, figures
+from softgrad.cli._arrays import with_labels
 from softgrad.cli._fit_options import FitOptions
 from softgrad.cli._labels import own_classes
 from softgrad.cli._load import Choice, Loaded, Part, load, stratified
@@ -60,7 +61,7 @@ def fit(
         output = output or Path(f"{source.stem}.skops")
         check_output(output, _model.EXTENSIONS, "-o")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="softgrad-")))
-        chosen = _completed(source, choice)
+        source, chosen = _completed(source, choice)
         if options.cluster is not None:
             _cluster.refuse(source, Cs, calibrate=options.calibrate)
             try:
@@ -103,8 +104,8 @@ def fit(
     return 0
 
 
-def _completed(source: Source, choice: Choice) -> Choice:
-    """The choice with the target of data that have their own; refused if there is none."""
+def _completed(source: Source, choice: Choice) -> tuple[Source, Choice]:
+    """The source with its labels, and the choice with the target of data that have their own."""
     own = {"built-in": "target", "svmlight": None}
     if source.format in own:
         given = choice.target or choice.target_proba
@@ -116,12 +117,13 @@ def _completed(source: Source, choice: Choice) -> Choice:
                  if value is not None]  # fmt: skip
         if source.format == "svmlight" and extra:
             raise UserError(f"{source.text}: svmlight has no columns with names, such as {extra[0]!r}")
-        return Choice(**(vars(choice) | {"target": own[source.format]}))
+        return source, replace(choice, target=own[source.format])
     if choice.target and choice.target_proba:
         raise UserError("--target and --target-proba: the labels are in one column, or their probabilities in several")
     if len(choice.target_proba) == 1:
         raise UserError(f"--target-proba {choice.target_proba[0]}: give one column for each class, at least two")
-    return choice
+    source, target = with_labels(source, choice.target)
+    return source, replace(choice, target=target)
 
 
 def _load(
@@ -149,6 +151,8 @@ def _load(
     if held is not None:
         if held.format == "svmlight":
             raise UserError(f"--test {held.text}: is svmlight, but {source.text} has columns with names")
+        if held.format == "npy":
+            raise UserError(f"--test {held.text}: an .npy file has features only; an .npz file has labels, too")
         test = Reader(held, keep=memory // 8)
     with plain_warnings():
         return load(

@@ -50,6 +50,8 @@ class Source:
         The directory whose sub-directories may name columns (``year=2024``).
     delimiter : str
         Of text.
+    labels : Path, optional
+        The ``.npy`` file with the labels of the rows, where ``paths`` are such files, too.
     """
 
     text: str
@@ -57,6 +59,7 @@ class Source:
     paths: list[Path]
     root: Path | None = None
     delimiter: str = ","
+    labels: Path | None = None
 
     @property
     def stem(self) -> str:
