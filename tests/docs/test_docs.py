@@ -164,10 +164,11 @@ def test_commands_are_those_of_the_file(site: Path) -> None:
     assert {row["data"] for row in rows} == {"digits", "mixed", "letter", "20 newsgroups"}
     for page in ("benchmarks.html", "how-to/command-line.html"):
         text = (site / page).read_text(encoding="utf-8")
-        for row in rows:
-            assert f"<p>{row['data']}</p>" in text
-            assert f"<p>{float(row['accuracy']):.4f}</p>" in text
-            assert f"<p>{float(row['log_loss']):.4f}</p>" in text
+        for data, method in {(row["data"], row["method"]) for row in rows}:
+            mine = [row for row in rows if (row["data"], row["method"]) == (data, method)]
+            assert f"<p>{data}</p>" in text
+            for what in ("accuracy", "log_loss"):
+                assert f"<p>{sum(float(row[what]) for row in mine) / len(mine):.4f}</p>" in text
 
 
 def test_what_a_method_does_not_reach_is_said() -> None:
