@@ -117,10 +117,17 @@ def _is_zero(expression: Any) -> bool:
     expression = sympy.expand_log(sympy.sympify(expression), force=True)
     if expression == 0:
         return True
-    exponentials = {e: sympy.Dummy(positive=True) for e in expression.atoms(sympy.exp)}
-    return bool(sympy.cancel(sympy.together(expression.subs(exponentials))) == 0) or bool(
-        sympy.simplify(expression) == 0
-    )
+    letters: dict[Any, Any] = {}
+
+    def letter(exponent: Any) -> Any:
+        """exp(a) is a letter, and so exp(−2 a) is 1 over its square."""
+        factor, rest = sympy.expand(exponent).primitive()
+        if rest.could_extract_minus_sign():
+            factor, rest = -factor, -rest
+        return letters.setdefault(rest, sympy.Dummy(positive=True)) ** factor
+
+    numerator, _ = sympy.fraction(sympy.together(expression.replace(sympy.exp, letter)))
+    return bool(sympy.expand(numerator) == 0) or bool(sympy.simplify(expression) == 0)
 
 
 @lru_cache(maxsize=256)
