@@ -107,7 +107,8 @@ def test_the_objective_is_that_of_the_coefficients(n_classes: int, seed: int) ->
 def test_every_problem_is_solved(case: Case) -> None:
     """Enough iterations, and any of these problems ends with a certificate."""
     tol = 1e-9 if case.options["solver"] != "lbfgs" else 1e-6
-    options = case.options | {"max_iter": 5000, "tol": tol}
+    # L-BFGS has needed 6,725 iterations for seven rows whose weights were 1e5 apart; Newton's method 21.
+    options = case.options | {"max_iter": 50_000, "tol": tol}
     result = fit(case.x, case.targets, case.n_classes, **options)
     assert result.converged, f"{result.message}: gap {result.gap} after {result.n_iter} iterations"
     assert result.gap <= tol
