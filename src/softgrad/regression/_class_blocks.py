@@ -21,6 +21,7 @@ Array = NDArray[Any]
 Float = NDArray[np.float64]
 
 SEEN_ROWS = 1024  # by which it is told how much the weights changed
+WORTH = 1 << 21  # multiplications of solves that are worth waking threads
 FLOOR = 1e-6  # of the mean diagonal: what float32 leaves unknown of a Gram matrix
 
 __all__ = ["Blocks"]
@@ -106,7 +107,7 @@ class Blocks:
             half = linalg.blas.strsv(factor, right[j], lower=1, overwrite_x=1)
             right[j] = linalg.blas.strsv(factor, half, lower=1, trans=1, overwrite_x=1)
 
-        each(len(right), solve, self.n_threads)
+        each(len(right), solve, self.n_threads if right.size * self.width > WORTH else 1)
         right -= right.mean(axis=0)
         return right[:, :p].copy(), (right[:, p].astype(np.float64) if self.free else np.zeros(len(bias)))
 

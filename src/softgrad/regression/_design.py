@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad._threads import run_blocks
-from softgrad.regression._sparse import HALF, Turned, is_sparse, longest, rows_of
+from softgrad.regression._sparse import HALF, Turned, is_sparse, longest, rows_of, shares
 from softgrad.regression.sources import RowBlocks
 
 Array = NDArray[Any]
@@ -23,7 +23,6 @@ Array = NDArray[Any]
 TILE_BYTES = 1 << 20  # of X in float32: with its scores it stays in the L2 cache between the two products
 MOST_GROUPS = 16
 GROUP_BYTES = 160 << 20  # of what all groups hold together
-SPARSE_GROUPS = 16
 TURNED_BYTES = 64 << 20  # of the float64 (N, K) array that turned rows gather from
 
 __all__ = ["Design", "Slot", "reduce_slots"]
@@ -126,7 +125,7 @@ class Design:
         self._reach: float | None = None
         self._heavy: tuple[Array, Array] | None = None
         if self.sparse and not self.stream:
-            groups = min(SPARSE_GROUPS, self.most_groups)
+            groups = max(1, min(shares(x.nnz, n_classes), self.most_groups))
             self.tile_rows = max(1, min(-(-self.n_rows // groups), max(64, (8 << 20) // (4 * n_classes))))
         elif not self.stream and self.dtype == np.float64 and self.in_memory:
             # For the products that need no more.

@@ -21,10 +21,11 @@ Array = NDArray[Any]
 
 LINE = 64  # bytes
 BLOCKS = 16
+SHARE = 1 << 18  # multiplications that are worth the calls of a block: some tenths of a millisecond
 HEAVY, HEAVY_BYTES = 128, 32 << 20
 HALF = np.dtype(np.uint16)  # the bits of bfloat16, which NumPy does not have
 
-__all__ = ["HALF", "Turned", "gathered", "is_sparse", "longest", "rows_of", "sparse_times", "to_half"]
+__all__ = ["HALF", "Turned", "gathered", "is_sparse", "longest", "rows_of", "shares", "sparse_times", "to_half"]
 
 
 def is_sparse(x: Any) -> bool:  # the stub of issparse narrows to a class without its methods
@@ -40,6 +41,11 @@ def gathered(rows: int, cols: int, dtype: Any) -> Array:
     start = -memory.ctypes.data % LINE
     whole: Array = memory[start : start + rows * width * size].view(dtype).reshape(rows, width)
     return whole[:, :cols]
+
+
+def shares(stored: int, n_classes: int) -> int:
+    """The number of blocks of a product with so many stored numbers."""
+    return max(1, min(BLOCKS, stored * n_classes // SHARE))
 
 
 def to_half(values: Array, to: Array) -> Array:
@@ -93,8 +99,8 @@ class Turned:
         self.had_duplicates = bool(twice.any())
         if self.had_duplicates:
             turned.sum_duplicates()
-        shares = np.linspace(0, turned.nnz, BLOCKS + 1)
-        cuts = np.unique(np.concatenate([[0], np.searchsorted(turned.indptr, shares[1:-1]), [self.n_features]]))
+        ends = np.linspace(0, turned.nnz, shares(turned.nnz, n_classes) + 1)
+        cuts = np.unique(np.concatenate([[0], np.searchsorted(turned.indptr, ends[1:-1]), [self.n_features]]))
         self.edges = list(zip(cuts[:-1].tolist(), cuts[1:].tolist(), strict=True))
         self.squares = _sums_of_squares(turned)
         self._blocks = {turned.dtype: [rows_of(turned, lo, hi) for lo, hi in self.edges]}
