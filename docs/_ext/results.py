@@ -28,8 +28,8 @@ imports, which counts X where it is in memory, and not the pages of a mapped fil
 COMMANDS = """Whole processes, from their start to a model on disk and its measures on the test rows:
 `softgrad fit train.csv -t LABEL --test test.csv --C auto` against a script with pandas and scikit-learn's
 `LogisticRegressionCV` (`benchmarks/commands_rival.py`). Seconds and MB are medians over the runs, and the ratios are
-medians of the rounds' ratios. The machine was busy with other work, so that processes waited for processors: go by the
-CPU time, which `n_jobs` would not make less.
+medians of the rounds' ratios; what is measured on the test rows are means. The CPU time is what `n_jobs` would not make
+less.
 """
 _LOSSES = {
     "loss.csv": ("Loss and gradient on NumPy arrays", "ratio to softgrad out="),
