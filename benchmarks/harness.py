@@ -456,4 +456,4 @@ def write(path: Path, table: Sequence[Row], about: Row) -> None:
         writer = csv.DictWriter(file, [*columns, *about], restval="")
         writer.writeheader()
         for row in table:
-            writer.writerow({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()})
+            writer.writerow({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in (about | row).items()})

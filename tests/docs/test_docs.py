@@ -167,6 +167,7 @@ def test_commands_are_those_of_the_file(site: Path) -> None:
         for data, method in {(row["data"], row["method"]) for row in rows}:
             mine = [row for row in rows if (row["data"], row["method"]) == (data, method)]
             assert f"<p>{data}</p>" in text
+            assert all(row["cpu"] and row["commit"] for row in mine)  # the machine is kept with the result
             for what in ("accuracy", "log_loss"):
                 assert f"<p>{sum(float(row[what]) for row in mine) / len(mine):.4f}</p>" in text
 
