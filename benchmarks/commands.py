@@ -4,9 +4,8 @@ Both are processes, from their start to a model on disk and its log-loss on the 
 imports in it, reading the CSV, making the features, a search for C among ten values in five folds, and predicting. The
 two run in turn, on all processors. The script (`commands_rival.py`) is told what each column is; the command finds out.
 
-A row of the CSV is one run. Where the makers of the data do not say which rows test, each round has others; of the made
-table, which says little about any other, each round has a new one.
-
+Where the makers of the data do not say which rows test, each round has others; of the made table, which says little
+about any other, each round has a new one. A row of the CSV is one run:
 
 * wall seconds, and CPU seconds of the process, user and system;
 * peak of the resident memory, imports included;

@@ -207,7 +207,12 @@ def evaluate(
     model: ModelFile,
     data: Data,
     target: Annotated[
-        str | None, typer.Option("--target", "-t", help="The column of the labels, if not that of the training.")
+        str | None,
+        typer.Option(
+            "--target",
+            "-t",
+            help="The column of the labels, if not that of the training; of an .npy file, the file with them.",
+        ),
     ] = None,
     weight: Annotated[str | None, typer.Option(help="The column of the rows' weights.")] = None,
     json: Json = False,

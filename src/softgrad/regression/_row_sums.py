@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
         # Σ a t H(S) + Σ R·offset = Σ a ℓ − Σ_i R_i·(z_i − offset_i) with R = a (t S − y): no logarithm, no more passes.
         along = inner(g, weight) + float(gb @ bias)
         # log Σ exp of a confident row is rounded as 1 is, however little it differs from 0.
-        # Σ |g w| ≤ ‖g‖ ‖w‖, and no less at the optimum, where g = −κ w.
+        # Σ |g w| ≤ ‖g‖ ‖w‖, and they are equal at the optimum, where g = −κ w.
         most = math.sqrt(inner(g, g)) * math.sqrt(inner(weight, weight)) + float(np.abs(gb) @ np.abs(bias))
         rounding = 4 * 2.0**-52 * (mass + abs(loss) + most)
         return cls(loss, g, gb, loss - along - rounding)
