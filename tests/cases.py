@@ -12,11 +12,12 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad import _backend, reference
+from softgrad import reference
+from softgrad._core import backend
 
 Array = NDArray[Any]
 
-INSTRUCTION_SETS: tuple[str, ...] = tuple(dict.fromkeys((*_backend.available(), "numpy")))
+INSTRUCTION_SETS: tuple[str, ...] = tuple(dict.fromkeys((*backend.available(), "numpy")))
 DTYPES: dict[str, Any] = {
     "float32": np.float32,
     "float64": np.float64,

@@ -12,7 +12,7 @@ from cli_cases import cli  # noqa: F401 - a fixture
 from hypothesis import HealthCheck, settings
 from sanitizer import REQUIRED, Build
 
-from softgrad import _backend
+from softgrad._core import backend
 
 settings.register_profile(
     "softgrad",
@@ -27,7 +27,7 @@ settings.load_profile("softgrad")
 @pytest.fixture(params=INSTRUCTION_SETS)
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once for each compiled variant that this processor runs, and once for the NumPy fallback."""
-    with _backend.use(request.param):
+    with backend.use(request.param):
         yield request.param
 
 

@@ -28,7 +28,7 @@ from torch_cases import (
     upstream_for,
 )
 
-from softgrad import _backend
+from softgrad._core import backend
 from softgrad.torch import cross_entropy, linear_cross_entropy
 from softgrad.torch.parallel import vocab_parallel_cross_entropy, vocab_parallel_linear_cross_entropy
 
@@ -308,7 +308,7 @@ def without_the_kernels() -> list[Tensor]:
     """An installation without a compiler computes in PyTorch's operations."""
     o, x, w, b = normal(N, V), normal(N, D), normal(V, D, seed=2), normal(V, seed=3)
     losses = []
-    with _backend.use("numpy"):
+    with backend.use("numpy"):
         for name, reduction in itertools.product(("weighted smoothing", "everything"), ("mean", "none")):
             options = {**option_sets(o.shape, V)[name], "reduction": reduction}
             for kind, target in targets_of(o, 1).items():

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from softgrad import _backend
+from softgrad._core import backend
 
 SCRIPT = Path(__file__).resolve().parent / "sanitize" / "build.py"
-NATIVE = tuple(name for name in _backend.available() if name != "numpy")
+NATIVE = tuple(name for name in backend.available() if name != "numpy")
 REQUIRED = bool(NATIVE) or os.environ.get("SOFTGRAD_REQUIRE_NATIVE") == "1"
 
 

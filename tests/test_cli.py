@@ -31,7 +31,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.pipeline import Pipeline
 
 import softgrad
-from softgrad import _backend
+from softgrad._core import backend
 from softgrad.cli import _model, main
 from softgrad.sklearn import SoftmaxRegression
 
@@ -101,7 +101,7 @@ def test_a_file_gives_what_the_built_in_data_gives(cli: Command) -> None:
 
 
 def test_training_calls_the_native_kernel(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    native, heads = _backend._native, []
+    native, heads = backend._native, []
     assert native is not None
 
     def head(*arguments: Any) -> Any:
@@ -110,8 +110,8 @@ def test_training_calls_the_native_kernel(cli: Command, monkeypatch: pytest.Monk
 
     spy = SimpleNamespace(**{**vars(native), "Head": head})
 
-    with _backend.use(_backend.available()[0]):
-        monkeypatch.setattr(_backend, "kernels", lambda: spy)
+    with backend.use(backend.available()[0]):
+        monkeypatch.setattr(backend, "kernels", lambda: spy)
         answer = cli("fit", "iris")
     iterations = int(re.search(r"(\d+) iterations", answer.out)[1])  # type: ignore[index]
     assert len(heads) > iterations > 5

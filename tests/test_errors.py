@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import softgrad
-from softgrad import _threads
+from softgrad._core import threads
 
 pytestmark = pytest.mark.usefixtures("instruction_set")
 
@@ -337,5 +337,5 @@ def test_gradient_by_a_bias_that_is_not_there_is_none() -> None:
 
 
 def test_most_threads_is_accepted() -> None:
-    assert np.isfinite(softgrad.cross_entropy(O, Y, n_threads=_threads.MOST_THREADS))
+    assert np.isfinite(softgrad.cross_entropy(O, Y, n_threads=threads.MOST_THREADS))
     assert np.isfinite(softgrad.cross_entropy(O, Y, n_threads=np.int64(2)))

@@ -168,7 +168,7 @@ def test_frozen_sides_are_none_and_the_others_unchanged(wanted: tuple[str, ...],
 
 def test_frozen_sides_skip_their_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """2 products with a frozen side, 1 for the loss alone, 3 with nothing frozen: counted in multiplications."""
-    from softgrad import _products
+    from softgrad._core import products
 
     x, weight, _ = head(64, 32, 500, "float32")
     flops: list[int] = []
@@ -188,7 +188,7 @@ def test_frozen_sides_skip_their_products(monkeypatch: pytest.MonkeyPatch) -> No
         def __getattr__(self, name: str) -> Any:
             return getattr(np, name)
 
-    monkeypatch.setattr(_products, "np", Namespace())
+    monkeypatch.setattr(products, "np", Namespace())
     product = 64 * 32 * 500
     for wanted, count in ((("x", "weight"), 3), (("x",), 2), (("weight",), 2), ((), 1)):
         flops.clear()

@@ -11,7 +11,8 @@ from cases import INSTRUCTION_SETS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from softgrad import _backend, reference
+from softgrad import reference
+from softgrad._core import backend
 
 NATIVE = [name for name in INSTRUCTION_SETS if name != "numpy"]
 LANES = 16
@@ -70,7 +71,7 @@ def layer(rows: int, features: int, classes: int, arithmetic: Any, storage: Any,
     total = inside(random.normal(size=(classes, features)), arithmetic, before=2)
     sums = random.normal(size=classes)
     scratch = np.zeros((chunk, -(-classes // 4) * 4), arithmetic)
-    kernel = _backend.kernels().Linear(
+    kernel = backend.kernels().Linear(
         x, w, b, scratch, total, sums, classes, np.dtype(arithmetic).itemsize, np.dtype(storage).itemsize
     )
     return Layer(x, w[:, :classes], b[:classes], total, sums, kernel)
@@ -132,7 +133,7 @@ def test_forward_is_the_product(instruction_set: str, classes: int, arithmetic: 
 @pytest.mark.parametrize("name", NATIVE)
 def test_a_rows_scores_are_its_own(name: str, classes: int, arithmetic: Any, storage: Any) -> None:
     """Blocks of rows are an order of work, not of sums: the same bits whoever else is there."""
-    with _backend.use(name):
+    with backend.use(name):
         made = layer(73, 33, classes, arithmetic, storage)
         whole = np.empty((73, classes), arithmetic)
         made.kernel.forward(whole)
@@ -142,7 +143,7 @@ def test_a_rows_scores_are_its_own(name: str, classes: int, arithmetic: Any, sto
         for first, count in [(0, 1), (5, 1), (72, 1), (1, 2), (3, 11), (3, 12), (3, 13), (0, 72), (1, 72)]:
             part = np.empty((count, classes), arithmetic)
             x = made.x[first : first + count]
-            _backend.kernels().Linear(x, w, b, None, None, None, classes, w.itemsize, x.itemsize).forward(part)
+            backend.kernels().Linear(x, w, b, None, None, None, classes, w.itemsize, x.itemsize).forward(part)
             np.testing.assert_array_equal(part, whole[first : first + count])
 
 
@@ -154,7 +155,7 @@ def test_a_rows_scores_are_its_own(name: str, classes: int, arithmetic: Any, sto
     name=st.sampled_from(INSTRUCTION_SETS),
 )
 def test_forward_of_any_shape(rows: int, features: int, classes: int, pair: Any, name: str) -> None:
-    with _backend.use(name):
+    with backend.use(name):
         made = layer(rows, features, classes, *pair)
         out = np.full((rows, classes), np.nan, pair[0])
         made.kernel.forward(out)
@@ -169,7 +170,7 @@ def test_rows_in_any_order_and_apart(instruction_set: str) -> None:
     w[:, :5] = np.random.default_rng(1).normal(size=(21, 5))
     for view in (x[::2], x[::-1], x[25::-3]):
         out = np.empty((len(view), 5))
-        _backend.kernels().Linear(view, w, b, None, None, None, 5, 8, 8).forward(out[::-1])
+        backend.kernels().Linear(view, w, b, None, None, None, 5, 8, 8).forward(out[::-1])
         np.testing.assert_allclose(out[::-1], view @ w[:, :5], rtol=0, atol=1e-13)
 
 
@@ -213,7 +214,7 @@ class Pass(NamedTuple):
 
 def head(z: Any, labels: Any, values: Any, class_weight: Any, row_weight: Any, smoothing: float) -> Any:
     kind, code = (1, 8) if values is None else (2, 0)
-    made = _backend.kernels().Head(
+    made = backend.kernels().Head(
         z, int(z.dtype == np.float64), kind, labels, code, True, values, 1,
         class_weight, row_weight, None, smoothing, False, 1.0, 0.0, 1.0, 0.0,
     )  # fmt: skip
@@ -313,7 +314,7 @@ def test_small_steps_of_float32_add_up_in_float64(instruction_set: str) -> None:
     b[1] = 4 * np.float32(0.1)
     total, sums = np.zeros((2, LANES), np.float32), np.zeros(2)
     scratch = np.zeros((504, 4), np.float32)
-    _backend.kernels().Linear(x, w, b, scratch, total, sums, 2, 4, 4).curvature(prob, None)
+    backend.kernels().Linear(x, w, b, scratch, total, sums, 2, 4, 4).curvature(prob, None)
     step = float(np.float32(0.5) * np.float32(0.5) * b[1])
     np.testing.assert_allclose(sums, [-rows * step, rows * step], rtol=16 * np.finfo(np.float32).eps)
 
@@ -381,8 +382,8 @@ REFUSED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", NATIVE)
 def test_arrays_that_do_not_fit_are_refused(name: str, change: dict[str, Any]) -> None:
     told = arrays(**change)
-    with _backend.use(name), pytest.raises(ValueError, match=r"."):
-        _backend.kernels().Linear(**told)
+    with backend.use(name), pytest.raises(ValueError, match=r"."):
+        backend.kernels().Linear(**told)
     for array in (told["total"], told["sums"]):
         assert array is None or (array == 7).all()
 
@@ -392,8 +393,8 @@ def test_an_array_that_cannot_be_written_is_refused(name: str) -> None:
     for field in ("scratch", "total", "sums"):
         told = arrays()
         told[field].flags.writeable = False
-        with _backend.use(name), pytest.raises((ValueError, BufferError), match=r"read-only|writable"):
-            _backend.kernels().Linear(**told)
+        with backend.use(name), pytest.raises((ValueError, BufferError), match=r"read-only|writable"):
+            backend.kernels().Linear(**told)
 
 
 OUTPUTS = [np.full((5, 5), 7, np.float32), np.full((6, 6), 7, np.float32), np.full((6, 5), 7.0), np.full(5, 7.0)]
@@ -402,8 +403,8 @@ OUTPUTS = [np.full((5, 5), 7, np.float32), np.full((6, 6), 7, np.float32), np.fu
 @pytest.mark.parametrize("out", OUTPUTS, ids=["rows", "columns", "type", "dimensions"])
 @pytest.mark.parametrize("name", NATIVE)
 def test_scores_that_do_not_fit_are_refused(name: str, out: Any) -> None:
-    with _backend.use(name), pytest.raises(ValueError, match="out: "):
-        _backend.kernels().Linear(**arrays()).forward(out)
+    with backend.use(name), pytest.raises(ValueError, match="out: "):
+        backend.kernels().Linear(**arrays()).forward(out)
     assert (out == 7).all()
 
 
@@ -412,15 +413,15 @@ def test_products_of_arrays_that_do_not_fit_are_refused(name: str) -> None:
     good, weight = np.full((6, 5), 0.2, np.float32), np.ones(6)
     wrong = [(good[:5], weight), (good[:, :4], weight), (good.astype(F64), weight), (good, weight[:5])]
     wrong += [(good, np.ones(12)[::2]), (good, weight.astype(np.float32))]
-    with _backend.use(name):
+    with backend.use(name):
         told = arrays()
-        linear = _backend.kernels().Linear(**told)
+        linear = backend.kernels().Linear(**told)
         for prob, a in wrong:
             with pytest.raises(ValueError, match=r"."):
                 linear.curvature(prob, a)
         assert (told["total"] == 7).all()
         assert (told["sums"] == 7).all()
-        without = _backend.kernels().Linear(**arrays(scratch=None, total=None, sums=None))
+        without = backend.kernels().Linear(**arrays(scratch=None, total=None, sums=None))
         with pytest.raises(ValueError, match="do not fit"):
             without.curvature(good, weight)
 
@@ -432,10 +433,10 @@ def test_a_pass_of_arrays_that_do_not_fit_is_refused(name: str) -> None:
     def scores_of(rows: int = 6, classes: int = 5, dtype: Any = np.float32) -> Any:
         return np.full((rows, classes), 7, dtype)
 
-    with _backend.use(name):
+    with backend.use(name):
         told = arrays()
-        linear = _backend.kernels().Linear(**told)
-        without = _backend.kernels().Linear(**arrays(scratch=None, total=None, sums=None))
+        linear = backend.kernels().Linear(**told)
+        without = backend.kernels().Linear(**arrays(scratch=None, total=None, sums=None))
         z, losses = scores_of(), np.full(6, 7.0)
         of = head(z, labels, None, None, None, 0.0)
         cases: list[tuple[Any, ...]] = [
@@ -462,10 +463,10 @@ def test_a_pass_of_arrays_that_do_not_fit_is_refused(name: str) -> None:
 @pytest.mark.parametrize("name", NATIVE)
 def test_labels_are_checked_before_a_pass(name: str) -> None:
     """A label outside the classes would be read as an address."""
-    with _backend.use(name):
+    with backend.use(name):
         z = np.zeros((6, 5), np.float32)
-        linear = _backend.kernels().Linear(**arrays())
-        unchecked = _backend.kernels().Head(
+        linear = backend.kernels().Linear(**arrays())
+        unchecked = backend.kernels().Head(
             z, 0, 1, np.full(6, 1 << 40), 8, True, None, 1, None, None, None, 0.0, False, 1.0, 0.0, 1.0, 0.0
         )
         with pytest.raises(RuntimeError, match="totals"):

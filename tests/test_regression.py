@@ -21,7 +21,8 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from written import SOLVERS, TIGHT, Problem, centred
 
-from softgrad import _backend, reference
+from softgrad import reference
+from softgrad._core import backend
 from softgrad.regression import FitInterrupted, FitResult, fit
 
 NAMES = ("iris", "wine", "digits", "breast_cancer")
@@ -196,7 +197,7 @@ def test_curvature_kernel(columns: int, dtype: Any, layout: str, instruction_set
         out = laid(v)
         around = out.base
         before = None if around is None else around.copy()
-        _backend.kernels().curvature(s, a, out)
+        backend.kernels().curvature(s, a, out)
         w = np.ones(n) if a is None else a
         matrices = np.eye(columns) * exact_s[:, None, :] - exact_s[:, :, None] * exact_s[:, None, :]
         expected = w[:, None] * (exact_s * (exact_v - along))
@@ -219,7 +220,7 @@ def test_curvature_is_the_derivative_of_the_probabilities(columns: int, instruct
     weight, h = random.uniform(0.1, 3, size=9), 1e-5
     difference = weight[:, None] * (reference.softmax(o + h * v) - reference.softmax(o - h * v)) / (2 * h)
     out = v.copy()
-    _backend.kernels().curvature(reference.softmax(o), weight, out)
+    backend.kernels().curvature(reference.softmax(o), weight, out)
     np.testing.assert_allclose(out, difference, atol=1e-8)
     assert np.abs(out).max() > 1e-2
 
@@ -227,7 +228,7 @@ def test_curvature_is_the_derivative_of_the_probabilities(columns: int, instruct
 def test_curvature_of_no_rows(instruction_set: str) -> None:
     for dtype in (np.float32, np.float64):
         empty = np.empty((0, 3), dtype)
-        _backend.kernels().curvature(empty, np.empty(0), empty)
+        backend.kernels().curvature(empty, np.empty(0), empty)
 
 
 @given(st.integers(2, 12), st.floats(0, 30), st.floats(0.1, 4), st.integers(0, 2**32 - 1))

@@ -10,7 +10,7 @@ import pytest
 from cases import INSTRUCTION_SETS
 from scipy import sparse
 
-from softgrad import _backend
+from softgrad._core import backend
 from softgrad.regression._sparse import HALF, Turned, gathered, longest, to_half
 
 
@@ -22,7 +22,7 @@ def csr(rows: int, cols: int, density: float, dtype: Any, index: Any) -> Any:
 
 
 def product(data: Any, indices: Any, indptr: Any, dense: Any, out: Any) -> None:
-    _backend.kernels().sparse_product(
+    backend.kernels().sparse_product(
         data, indices, indptr, data.itemsize, indices.itemsize, dense, out, out.itemsize, dense.dtype == HALF
     )
 
@@ -65,7 +65,7 @@ def test_rows_that_end_where_vectors_do(instruction_set: str, kind: Any, width: 
 def test_halves_that_are_not_padded_are_refused(native: str) -> None:
     out = np.full((3, 5), np.nan, np.float32)
     indptr = np.array([0, 0, 1, 1], np.int32)
-    with _backend.use(native), pytest.raises(ValueError, match="padded"):
+    with backend.use(native), pytest.raises(ValueError, match="padded"):
         product(np.ones(1, np.float32), np.ones(1, np.int32), indptr, np.zeros((2, 5), HALF), out)
     assert np.isnan(out).all()
 
@@ -118,6 +118,6 @@ def test_empty_rows_give_zeros(instruction_set: str) -> None:
 )
 def test_indices_outside_the_matrix_are_refused(native: str, indices: list[int], indptr: list[int]) -> None:
     data, dense, out = np.ones(1, np.float32), np.ones((2, 3), np.float32), np.ones((1, 3), np.float32)
-    with _backend.use(native), pytest.raises(ValueError, match="outside"):
+    with backend.use(native), pytest.raises(ValueError, match="outside"):
         product(data, np.array(indices, np.int32), np.array(indptr, np.int32), dense, out)
     np.testing.assert_array_equal(out, 1)

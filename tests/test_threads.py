@@ -14,7 +14,7 @@ import pytest
 from cases import logits, targets
 
 import softgrad
-from softgrad import _backend, _schedule, _threads
+from softgrad._core import backend, schedule, threads
 
 COUNTS = (1, 2, 3, 5, 8, 16)
 
@@ -89,19 +89,19 @@ def test_column_split_equals_row_path_bit_for_bit(dtype: str, instruction_set: s
 
 def test_the_column_split_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """The test above compares two different paths, where the native kernels have two."""
-    if _backend.current() == "numpy":
-        assert _backend.available() == ("numpy",)
+    if backend.current() == "numpy":
+        assert backend.available() == ("numpy",)
         return
     counts: list[int] = []
-    original = _threads.run_blocks
+    original = threads.run_blocks
 
     def counting(work: Any, count: int, n_threads: int) -> None:
         counts.append(count)
         original(work, count, n_threads)
 
-    monkeypatch.setattr(_schedule, "run_blocks", counting)
+    monkeypatch.setattr(schedule, "run_blocks", counting)
     softgrad.cross_entropy_with_grad(np.zeros((2, 100_001), np.float32), [0, 1], n_threads=2)
-    panels = -(-100_001 // _schedule._fallback.panel)
+    panels = -(-100_001 // schedule.fallback.panel)
     assert counts == [panels, panels]  # statistics, then gradient
 
 
@@ -167,13 +167,13 @@ def test_blas_limit_is_lifted_again() -> None:
     with pytest.raises(ValueError, match="targets"):
         softgrad.linear_cross_entropy_with_grad(x, weight, np.full(50, 99), n_threads=2)
     assert blas() == before
-    with _threads.single_threaded_blas():
+    with threads.single_threaded_blas():
         assert set(blas()) == {1}
-        with _threads.single_threaded_blas():
+        with threads.single_threaded_blas():
             assert set(blas()) == {1}
         assert set(blas()) == {1}
     assert blas() == before
-    with pytest.raises(KeyError), _threads.single_threaded_blas():
+    with pytest.raises(KeyError), threads.single_threaded_blas():
         raise KeyError
     assert blas() == before
 
@@ -190,13 +190,13 @@ def test_blas_limit_works_from_any_thread_and_is_lifted_by_any() -> None:
     seen: list[list[int]] = []
 
     def other() -> None:
-        with _threads.single_threaded_blas():
+        with threads.single_threaded_blas():
             seen.append(blas())
             entered.set()
             leave.wait(30)
 
     for _ in range(2):
-        with _threads.single_threaded_blas():
+        with threads.single_threaded_blas():
             assert set(blas()) == {1}
             thread = threading.Thread(target=other)
             thread.start()
@@ -222,7 +222,7 @@ def test_blas_limit_works_from_any_thread_and_is_lifted_by_any() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2, 50])
 def test_each_block_is_run_once(count: int, n_threads: int) -> None:
     done: list[int] = []
-    _threads.run_blocks(done.append, count, n_threads)
+    threads.run_blocks(done.append, count, n_threads)
     assert sorted(done) == list(range(count))
 
 
@@ -235,7 +235,7 @@ def test_blocks_are_run_by_several_threads() -> None:
         meet.wait(30)
         names.append(threading.current_thread().name)
 
-    _threads.run_blocks(work, 2, 2)
+    threads.run_blocks(work, 2, 2)
     assert len(set(names)) == 2
 
 
@@ -261,16 +261,16 @@ def test_the_first_exception_is_raised_after_all_threads_stopped(n_threads: int)
 
     for _ in range(3):
         with pytest.raises(TroubleError, match="3"):
-            _threads.run_blocks(work, 20, n_threads)
+            threads.run_blocks(work, 20, n_threads)
         assert running == 0
     done: list[int] = []
-    _threads.run_blocks(done.append, 5, n_threads)  # the pool still works
+    threads.run_blocks(done.append, 5, n_threads)  # the pool still works
     assert sorted(done) == [0, 1, 2, 3, 4]
 
 
 def test_exception_in_a_kernel_worker_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     o = logits("flat", 400, 1000, "float32")
-    original = _schedule.run_blocks
+    original = schedule.run_blocks
 
     def sabotaged(work: Any, count: int, n_threads: int) -> None:
         def wrapped(i: int) -> None:
@@ -280,7 +280,7 @@ def test_exception_in_a_kernel_worker_reaches_the_caller(monkeypatch: pytest.Mon
 
         original(wrapped, count, n_threads)
 
-    monkeypatch.setattr(_schedule, "run_blocks", sabotaged)
+    monkeypatch.setattr(schedule, "run_blocks", sabotaged)
     with pytest.raises(MemoryError, match="worker"):
         softgrad.cross_entropy_with_grad(o, targets("labels", o), n_threads=2)
     monkeypatch.undo()
@@ -297,10 +297,10 @@ def test_nested_use_runs_inline() -> None:
 
     def outer(_: int) -> None:
         me = threading.get_ident()
-        _threads.run_blocks(lambda i: inner.append((i, threading.get_ident() == me)), 4, 4)
+        threads.run_blocks(lambda i: inner.append((i, threading.get_ident() == me)), 4, 4)
         losses.append(softgrad.cross_entropy(o, y, n_threads=4))
 
-    _threads.run_blocks(outer, 6, 3)
+    threads.run_blocks(outer, 6, 3)
     assert len(inner) == 24
     assert all(own for _, own in inner)
     assert losses == [expected] * 6
@@ -311,14 +311,14 @@ def test_more_callers_than_the_pool_has_threads() -> None:
     done: list[int] = []
 
     def caller(_: int) -> None:
-        _threads.run_blocks(lambda i: done.append(i), 8, _threads.MOST_THREADS)
+        threads.run_blocks(lambda i: done.append(i), 8, threads.MOST_THREADS)
 
-    threads = [threading.Thread(target=caller, args=(k,)) for k in range(20)]
-    for thread in threads:
+    callers = [threading.Thread(target=caller, args=(k,)) for k in range(20)]
+    for thread in callers:
         thread.start()
-    for thread in threads:
+    for thread in callers:
         thread.join(60)
-    assert not any(thread.is_alive() for thread in threads)
+    assert not any(thread.is_alive() for thread in callers)
     assert len(done) == 160
 
 
@@ -377,11 +377,11 @@ print(codes)
 def test_environment_sets_the_threads(count: str) -> None:
     code = """
 import threading, numpy as np, softgrad
-from softgrad import _threads
-assert softgrad.info()["n_threads"] == _threads.resolve_threads(None)
-assert _threads.resolve_threads(5) == 5
+from softgrad._core import threads
+assert softgrad.info()["n_threads"] == threads.resolve_threads(None)
+assert threads.resolve_threads(5) == 5
 softgrad.cross_entropy(np.zeros((400, 1000), np.float32), np.zeros(400, int))
-print(_threads.default_threads(), sum(t.name.startswith("softgrad") for t in threading.enumerate()))
+print(threads.default_threads(), sum(t.name.startswith("softgrad") for t in threading.enumerate()))
 """
     done = run(code, SOFTGRAD_NUM_THREADS=count)
     assert done.returncode == 0, done.stderr
@@ -403,14 +403,14 @@ def test_bad_environment_is_refused(value: str) -> None:
 
 
 def test_empty_environment_is_the_default() -> None:
-    code = "from softgrad import _threads, info; print(info()['n_threads'], len(__import__('os').sched_getaffinity(0)))"
+    code = "from softgrad import threads, info; print(info()['n_threads'], len(__import__('os').sched_getaffinity(0)))"
     done = run(code, SOFTGRAD_NUM_THREADS="")
     assert done.returncode == 0, done.stderr
     threads, processors = done.stdout.split()
     assert threads == processors
 
 
-@pytest.mark.parametrize("name", [*_backend.available()])
+@pytest.mark.parametrize("name", [*backend.available()])
 def test_environment_sets_the_instruction_set(name: str) -> None:
     code = "import softgrad; i = softgrad.info(); print(i['instruction_set'], i['fallback_reason'])"
     done = run(code, SOFTGRAD_INSTRUCTION_SET=name)

@@ -2,7 +2,7 @@
 
 from softgrad._checker.check import check_gradient
 from softgrad._checker.report import GradientReport
-from softgrad._core import PredictionStats
+from softgrad._core.call import PredictionStats
 from softgrad._info import info
 from softgrad.derivation.explain import explain
 from softgrad.linear import LinearGradients, linear_cross_entropy, linear_cross_entropy_with_grad

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from softgrad import _backend
-from softgrad._threads import default_threads
+from softgrad._core import backend
+from softgrad._core.threads import default_threads
 
 
 def info() -> dict[str, Any]:
@@ -37,9 +37,9 @@ def info() -> dict[str, Any]:
     ]
     return {
         "version": __version__,
-        "instruction_set": _backend.current(),
-        "available": _backend.available(),
-        "fallback_reason": _backend.fallback_reason if _backend.current() == "numpy" else None,
+        "instruction_set": backend.current(),
+        "available": backend.available(),
+        "fallback_reason": backend.fallback_reason if backend.current() == "numpy" else None,
         "n_threads": default_threads(),
         "blas": blas,
         "numpy": np.__version__,

@@ -8,13 +8,13 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from softgrad._arrays import FLOAT32, FLOAT64, Array, Rows, storage_of
-from softgrad._core import Outcome, PredictionStats, class_weights, reduce, refuse_useless, row_weights
-from softgrad._linear_walk import Inputs, LinearGradients, contiguous, walk
-from softgrad._options import LOSS, LossOptions, Options, documented, options_of
-from softgrad._products import NUMPY
-from softgrad._targets import Targets, as_targets
-from softgrad._threads import resolve_threads
+from softgrad._core.arrays import FLOAT32, FLOAT64, Array, Rows, storage_of
+from softgrad._core.call import Outcome, PredictionStats, class_weights, reduce, refuse_useless, row_weights
+from softgrad._core.linear_tiles import Inputs, LinearGradients, contiguous, walk
+from softgrad._core.options import LOSS, LossOptions, Options, documented, options_of
+from softgrad._core.products import NUMPY
+from softgrad._core.targets import Targets, as_targets
+from softgrad._core.threads import resolve_threads
 
 __all__ = ["LinearGradients", "linear_cross_entropy", "linear_cross_entropy_with_grad"]
 

@@ -7,13 +7,13 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from softgrad import _backend
-from softgrad._arrays import BFLOAT16, STORAGE, Array, Output, as_rows, raw, same_rows
-from softgrad._core import PredictionStats, make_head, reduce, run, settle
-from softgrad._options import LOSS, TRANSFORM, LossOptions, Options, TransformOptions, documented, options_of
-from softgrad._schedule import run_rows
-from softgrad._targets import NO_TARGETS, as_targets
-from softgrad._threads import INLINE_ELEMENTS, resolve_threads
+from softgrad._core import backend
+from softgrad._core.arrays import BFLOAT16, STORAGE, Array, Output, as_rows, raw, same_rows
+from softgrad._core.call import PredictionStats, make_head, reduce, run, settle
+from softgrad._core.options import LOSS, TRANSFORM, LossOptions, Options, TransformOptions, documented, options_of
+from softgrad._core.schedule import run_rows
+from softgrad._core.targets import NO_TARGETS, as_targets
+from softgrad._core.threads import INLINE_ELEMENTS, resolve_threads
 
 __all__ = [
     "cross_entropy",
@@ -51,7 +51,7 @@ def _distribution(
             flags = logits.flags
             if flags.c_contiguous and flags.aligned and logits.ndim:
                 result = np.empty_like(logits)
-                _backend.kernels().distribute(
+                backend.kernels().distribute(
                     logits, result, logits.shape[-1], storage, logarithm,
                     options.logit_scale, options.softcap or 0.0, options.temperature,
                 )  # fmt: skip
@@ -194,7 +194,7 @@ def logsumexp(
     head = make_head(rows, NO_TARGETS, _transform_options("logsumexp", dict(options)))
     n, cols = rows.array.shape
     lse = np.empty(n)
-    results = _backend.kernels().Results(n, cols, rows.storage, None, lse, None, None, None, None, None, False)
+    results = backend.kernels().Results(n, cols, rows.storage, None, lse, None, None, None, None, None, False)
     run_rows(lambda lo, hi: head.rows(results, lo, hi), n, cols, threads)
     return lse.reshape(rows.outer).astype(rows.result_dtype)[()]
 

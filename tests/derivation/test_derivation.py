@@ -96,9 +96,9 @@ def test_logits_that_fifty_digits_do_not_tell_apart() -> None:
 
 @pytest.mark.parametrize("instruction", ["native", "numpy"])
 def test_the_kernel_that_is_in_use_is_the_one_checked(instruction: str) -> None:
-    from softgrad import _backend
+    from softgrad._core import backend
 
-    with _backend.use(_backend.available()[0] if instruction == "native" else "numpy"):
+    with backend.use(backend.available()[0] if instruction == "native" else "numpy"):
         assert all(k.ok for step in STEPS for k in check_step(step, CASES["textbook"], symbolic=False))
 
 

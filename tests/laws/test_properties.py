@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import softgrad
-from softgrad import _backend, reference
+from softgrad import reference
+from softgrad._core import backend
 
 IMPLEMENTATIONS = ("reference", *INSTRUCTION_SETS)
 NATIVE = tuple(name for name in INSTRUCTION_SETS if name != "numpy")
@@ -27,7 +28,7 @@ def implementation(name: str) -> Iterator[Any]:
     if name == "reference":
         yield reference
     else:
-        with _backend.use(name):
+        with backend.use(name):
             yield softgrad
 
 
@@ -318,7 +319,7 @@ STATISTICS = np.dtype(
 
 
 def native_head(o: np.ndarray, labels: np.ndarray, options: dict[str, Any]) -> Any:
-    head = _backend.kernels().Head(
+    head = backend.kernels().Head(
         o, 1, 1, labels, 8, True, None, 1, options.get("class_weight"), options.get("sample_weight"), None,
         options["label_smoothing"], False, options["logit_scale"], options["softcap"] or 0.0, options["temperature"],
         options["z_loss"],
@@ -341,8 +342,8 @@ def test_merging_native_statistics_equals_the_whole(name: str, problem: Any, cut
     if masked:
         options["label_smoothing"] = 0.0  # a masked class with a share has the loss +inf
     edges = sorted({0, columns, *(c for c in cuts if c < columns)})
-    with _backend.use(name):
-        assert _backend.kernels().statistics_size == STATISTICS.itemsize
+    with backend.use(name):
+        assert backend.kernels().statistics_size == STATISTICS.itemsize
         head = native_head(o, labels, options)
         whole, merged, part = (np.zeros(rows, dtype=STATISTICS) for _ in range(3))
         head.statistics(0, rows, 0, columns, True, whole.view("V104"))
@@ -367,7 +368,7 @@ def test_merging_native_statistics_equals_the_whole(name: str, problem: Any, cut
 @given(problem=problems((1, 70)))
 def test_any_mixture_of_options_agrees_with_the_reference(name: str, problem: Any) -> None:
     o, labels, options = problem
-    with _backend.use(name):
+    with backend.use(name):
         loss, gradient = softgrad.cross_entropy_with_grad(o, labels, **options)
     check_loss(loss, o, labels, "float64", **options)
     check_gradient(gradient, o, labels, "float64", **options)

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 import softgrad
-from softgrad import _backend, reference
+from softgrad import reference
+from softgrad._core import backend
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = [
@@ -127,13 +128,13 @@ def test_info() -> None:
     assert found["instruction_set"] == found["available"][0]
     assert found["available"][-1] == "numpy"
     assert found["fallback_reason"] is None or found["instruction_set"] == "numpy"
-    with _backend.use("numpy"):
+    with backend.use("numpy"):
         assert softgrad.info()["instruction_set"] == "numpy"
 
 
 def test_native_kernels_are_in_use_where_they_must_be() -> None:
     if os.environ.get("SOFTGRAD_REQUIRE_NATIVE") == "1":
-        assert _backend.available()[0] != "numpy", softgrad.info()["fallback_reason"]
+        assert backend.available()[0] != "numpy", softgrad.info()["fallback_reason"]
 
 
 # --- imports ---------------------------------------------------------------------------------------------------------

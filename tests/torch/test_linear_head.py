@@ -29,7 +29,7 @@ from torch_cases import (
     upstream_for,
 )
 
-from softgrad._products import Products
+from softgrad._core.products import Products
 from softgrad.torch import linear_cross_entropy, linear_prediction_stats, prediction_stats
 from softgrad.torch._products import TorchProducts
 
@@ -478,7 +478,7 @@ def run(code: str, **environment: str) -> str:
 def test_the_variable_decides_who_multiplies() -> None:
     code = """
 import torch, softgrad.torch as s
-from softgrad._products import Products
+from softgrad._core.products import Products
 from softgrad.torch._products import TorchProducts
 made = []
 for kind in (Products, TorchProducts):

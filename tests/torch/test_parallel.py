@@ -24,7 +24,7 @@ from parallel_cases import CASES
 from parallel_mesh_cases import CASES as MESH_CASES
 from torch_cases import same_bits
 
-from softgrad import _backend
+from softgrad._core import backend
 from softgrad.torch import cross_entropy, linear_cross_entropy, parallel
 from softgrad.torch._parallel_kernels import RECORD
 
@@ -127,7 +127,7 @@ def test_compiled_code_goes_around_it() -> None:
 
 
 def test_the_record_is_the_kernels() -> None:
-    assert _backend.kernels().statistics_size == RECORD.itemsize
+    assert backend.kernels().statistics_size == RECORD.itemsize
 
 
 NAMES = {"local_logits": "input", "x": "input", "local_weight": "linear_weight", "bias": "linear_bias"}

@@ -13,7 +13,7 @@ from softgrad._checker.functions import Functions
 from softgrad._checker.inputs import PRECISION, NumPyBridge, cases, check_sample
 from softgrad._checker.report import GradientReport
 from softgrad._checker.walk import Walk
-from softgrad._options import LOSS, LossOptions, documented, options_of
+from softgrad._core.options import LOSS, LossOptions, documented, options_of
 
 __all__ = ["check_gradient"]
 

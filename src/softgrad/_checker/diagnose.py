@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from softgrad import reference
-from softgrad._arrays import Array
 from softgrad._checker.inputs import PRECISION, Case
 from softgrad._checker.laws import FORGOTTEN
-from softgrad._options import TRANSFORM, Options
+from softgrad._core.arrays import Array
+from softgrad._core.options import TRANSFORM, Options
 
 DEFAULTS = asdict(Options())
 Named = Iterator[tuple[str, Array]]

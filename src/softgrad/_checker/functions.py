@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from softgrad._arrays import Array
 from softgrad._checker.inputs import Case, NumPyBridge
+from softgrad._core.arrays import Array
 
 # What `math` says of log(0): an answer that is not finite, as NumPy's would be.
 NO_NUMBER = ("math domain", "positive input")

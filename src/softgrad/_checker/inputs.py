@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softgrad._arrays import Array, as_rows, first_bad
-from softgrad._core import class_weights, refuse_useless, row_weights
-from softgrad._options import Options
-from softgrad._targets import INDEX, as_targets, label_error
+from softgrad._core.arrays import Array, as_rows, first_bad
+from softgrad._core.call import class_weights, refuse_useless, row_weights
+from softgrad._core.options import Options
+from softgrad._core.targets import INDEX, as_targets, label_error
 
 # eps, largest and smallest positive number of each dtype
 PRECISION = {

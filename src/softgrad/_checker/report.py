@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from softgrad._arrays import Array
+from softgrad._core.arrays import Array
 
 __all__ = ["GradientReport"]
 

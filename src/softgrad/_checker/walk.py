@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from softgrad._arrays import Array
 from softgrad._checker.diagnose import Exact, agrees, mistakes, wrong
 from softgrad._checker.functions import Broken, Functions
 from softgrad._checker.inputs import PRECISION, Case
 from softgrad._checker.laws import explained
 from softgrad._checker.report import GradientReport
-from softgrad._options import TRANSFORM, Options
+from softgrad._core.arrays import Array
+from softgrad._core.options import TRANSFORM, Options
 
 
 def _apart(found: float, expected: float) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 import softgrad
-from softgrad._threads import resolve_threads
+from softgrad._core.threads import resolve_threads
 from softgrad.cli._bench_contests import Contest, Pair, all_contests
 from softgrad.cli._messages import UserError
 

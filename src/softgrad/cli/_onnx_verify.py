@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from softgrad._threads import default_threads
+from softgrad._core.threads import default_threads
 from softgrad.cli import _onnx_check as check
 from softgrad.cli._messages import one_line
 from softgrad.cli._onnx_inputs import Input, fed, rounded

@@ -13,10 +13,10 @@ from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 
 from softgrad import regression
+from softgrad._core.threads import single_threaded_blas
 from softgrad._sklearn.monitor import STACK_LEVEL, Monitor, with_callbacks
 from softgrad._sklearn.parameters import check_parameters
 from softgrad._sklearn.targets import column_names
-from softgrad._threads import single_threaded_blas
 from softgrad.dask._collections import is_collection, parts_of
 from softgrad.dask._graph import let_go
 from softgrad.dask._predict import lazily, scored

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad._threads import run_blocks
+from softgrad._core.threads import run_blocks
 from softgrad.regression._sample import draw
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad._threads import run_blocks
+from softgrad._core.threads import run_blocks
 from softgrad.regression._sparse import HALF, Turned, is_sparse, longest, rows_of, shares
 from softgrad.regression.sources import RowBlocks
 

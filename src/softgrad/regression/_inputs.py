@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, sparse
 
-from softgrad._threads import resolve_threads
+from softgrad._core.threads import resolve_threads
 from softgrad.regression._design import Design
 from softgrad.regression._problem import SMALL, Problem
 from softgrad.regression._row_sums import RowSums

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad import _backend
+from softgrad._core import backend
 from softgrad.regression._design import Design, Slot
 from softgrad.regression._sparse import HALF, gathered, sparse_times, to_half
 
@@ -98,6 +98,6 @@ class Layer:
         if into:
             scratch = slot.zeroed("chunk", self.chunk, -(-self.n_classes // 4) * 4, dtype)
             total, sums = slot.totals(dtype)
-        return _backend.kernels().Linear(
+        return backend.kernels().Linear(
             x, weight, bias, scratch, total, sums, self.n_classes, dtype.itemsize, x.itemsize
         )

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad import _backend
-from softgrad._threads import run_blocks
+from softgrad._core import backend
+from softgrad._core.threads import run_blocks
 from softgrad.regression._class_grams import class_grams
 from softgrad.regression._design import Design, Slot, reduce_slots
 from softgrad.regression._hessian import hessian, sampled_hessian, sizes
@@ -118,7 +118,7 @@ class Problem(RowSums):
         weight = None if self.class_weight is None else self.class_weight.astype(z.dtype)
         a = None if self.row_weight is None else self.row_weight[lo:hi]
         kind, code = (1, 8) if values is None else (2, 0)
-        head = _backend.kernels().Head(
+        head = backend.kernels().Head(
             z, int(double), kind, labels, code, True, values, 1, weight, a, None, self.smoothing, *PLAIN
         )
         head.totals()  # the kernels insist on checked labels
@@ -128,14 +128,14 @@ class Problem(RowSums):
         """Row losses of a tile of scores, and the gradient over them."""
         rows, kind = len(z), int(z.dtype == np.float64)
         to = self.losses[lo:hi] if losses else None
-        results = _backend.kernels().Results(
+        results = backend.kernels().Results(
             rows, self.n_classes, kind, to, None, None, None, None, None, z if grad else None, False
         )
         self._head(z, lo, hi).rows(results, 0, rows)
 
     def _softmax(self, z: Array, out: Array) -> Array:
         kind = int(z.dtype == np.float64)
-        head = _backend.kernels().Head(z, kind, 0, None, 0, False, None, 0, None, None, None, 0.0, *PLAIN)
+        head = backend.kernels().Head(z, kind, 0, None, 0, False, None, 0, None, None, None, 0.0, *PLAIN)
         head.distribution(False, out, 0, len(z))
         return out
 
@@ -236,7 +236,7 @@ class Problem(RowSums):
     def product(self, weight: Array, bias: Array) -> tuple[Float, Float]:
         """The Hessian of the loss at the stored point times a direction."""
         d = self.layer.parameters(weight, bias, self.dtype, rough=True)
-        curvature = _backend.kernels().curvature
+        curvature = backend.kernels().curvature
 
         def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
             prob = self.prob_of(slot, x, lo, hi)

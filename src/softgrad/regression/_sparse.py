@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse as _sparse
 
-from softgrad import _backend
-from softgrad._threads import run_blocks
+from softgrad._core import backend
+from softgrad._core.threads import run_blocks
 
 Array = NDArray[Any]
 
@@ -50,13 +50,13 @@ def shares(stored: int, n_classes: int) -> int:
 
 def to_half(values: Array, to: Array) -> Array:
     """Round float32 to bfloat16."""
-    _backend.kernels().to_half(values, to)
+    backend.kernels().to_half(values, to)
     return to
 
 
 def sparse_times(x: Any, dense: Array, out: Array) -> Array:
     """CSR rows times a dense matrix (`gathered`, or contiguous) of the same type, a wider one, or `HALF`."""
-    _backend.kernels().sparse_product(
+    backend.kernels().sparse_product(
         x.data, x.indices, x.indptr, x.data.itemsize, x.indices.itemsize, dense, out, out.itemsize, dense.dtype == HALF
     )
     return out

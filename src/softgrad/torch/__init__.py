@@ -1,6 +1,6 @@
 """The head for PyTorch: drop-in losses for tensors, a linear head without its logits, and by-products."""
 
-from softgrad._core import PredictionStats
+from softgrad._core.call import PredictionStats
 from softgrad.torch._products import report as products
 from softgrad.torch._stats import linear_prediction_stats, prediction_stats
 from softgrad.torch._transformers import patch_transformers, unpatch_transformers

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softgrad import _backend, _fallback
-from softgrad._arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, Output, Rows, adjacent, flatten
-from softgrad._core import build_head, class_weights, settle
-from softgrad._schedule import run_gradient, run_rows, run_statistics, streams
-from softgrad._targets import DENSE, INDEX, SPARSE, Targets, as_targets
-from softgrad._threads import INLINE_ELEMENTS, default_threads
+from softgrad._core import backend, fallback
+from softgrad._core.arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, Output, Rows, adjacent, flatten
+from softgrad._core.call import build_head, class_weights, settle
+from softgrad._core.schedule import run_gradient, run_rows, run_statistics, streams
+from softgrad._core.targets import DENSE, INDEX, SPARSE, Targets, as_targets
+from softgrad._core.threads import INLINE_ELEMENTS, default_threads
 from softgrad.torch import _memory
 from softgrad.torch._call import Call
 
 FEW_CLASSES = 64
-TILE = _fallback.panel // 16  # csrc/kernels.h
+TILE = fallback.panel // 16  # csrc/kernels.h
 HALF = (torch.bfloat16, torch.float16)
 STORAGE = {torch.float32: FLOAT32, torch.float64: FLOAT64, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
 _DTYPES: dict[torch.dtype, np.dtype[Any]] = {
@@ -126,8 +126,8 @@ def row_weights_of(sample_weight: Tensor | None) -> Array | None:
 
 def remembered(classes: int) -> int:
     """Bytes a row that a forward pass keeps for the gradient: few classes are computed again more quickly."""
-    kernels = _backend.kernels()
-    return 0 if kernels is _fallback or classes <= FEW_CLASSES else int(kernels.statistics_size)
+    kernels = backend.kernels()
+    return 0 if kernels is fallback or classes <= FEW_CLASSES else int(kernels.statistics_size)
 
 
 def _float32(total: Any) -> Array:
@@ -186,7 +186,7 @@ class Batch:
 
     def results(self, losses: Array | None, grad: Array | None, *, stream: bool = False) -> Any:
         """Where the kernels write."""
-        return _backend.kernels().Results(self.n, self.cols, self.rows.storage, losses, *[None] * 5, grad, stream)
+        return backend.kernels().Results(self.n, self.cols, self.rows.storage, losses, *[None] * 5, grad, stream)
 
     def loss_and_gradient(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The loss, and the gradient for an upstream of one."""

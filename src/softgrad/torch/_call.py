@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softgrad._options import Options
-from softgrad._threads import resolve_threads
+from softgrad._core.options import Options
+from softgrad._core.threads import resolve_threads
 
 LOGITS = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
 LABELS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})

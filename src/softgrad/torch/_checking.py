@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from softgrad._arrays import Array
+from softgrad._core.arrays import Array
 
 
 class TorchBridge:

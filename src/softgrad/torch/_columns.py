@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softgrad._core import Outcome
-from softgrad._linear_walk import DEFAULT_MEMORY
-from softgrad._threads import run_blocks
+from softgrad._core.call import Outcome
+from softgrad._core.linear_tiles import DEFAULT_MEMORY
+from softgrad._core.threads import run_blocks
 from softgrad.torch import _composite
 from softgrad.torch._batch import threads_for
 from softgrad.torch._products import TorchProducts, limit_worker

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from softgrad._options import Options
+from softgrad._core.options import Options
 
 INFINITY = float("inf")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from textwrap import indent
 from typing import Any, TypeVar
 
-from softgrad._options import DESCRIPTIONS
+from softgrad._core.options import DESCRIPTIONS
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softgrad._arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Rows
-from softgrad._core import Outcome, class_weights
-from softgrad._linear_walk import Inputs, LinearGradients, contiguous, walk
-from softgrad._products import Products
+from softgrad._core.arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Rows
+from softgrad._core.call import Outcome, class_weights
+from softgrad._core.linear_tiles import Inputs, LinearGradients, contiguous, walk
+from softgrad._core.products import Products
 from softgrad.torch import _columns, _composite, _memory
 from softgrad.torch._batch import (
     HALF,

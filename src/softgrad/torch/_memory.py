@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from softgrad._arrays import Array
+from softgrad._core.arrays import Array
 
 LEAST_BYTES = 4 << 20  # smaller arrays come from the heap, which keeps them itself
 HUGE_PAGE = 2 << 20

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softgrad import _backend, _fallback
-from softgrad._options import Options
+from softgrad._core import backend, fallback
+from softgrad._core.options import Options
 from softgrad.torch import _composite, _parallel_composite
 from softgrad.torch._batch import STORAGE
 from softgrad.torch._call import (
@@ -145,7 +145,7 @@ def _native(logits: Tensor, target: Any, values: Any, weight: Any, sample_weight
         type(logits) in PLAIN
         and logits.device.type == "cpu"
         and logits.dtype in STORAGE
-        and _backend.kernels() is not _fallback
+        and backend.kernels() is not fallback
         and not scalars
         and not followed(weight)
         and not followed(sample_weight)

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softgrad._arrays import Array, Output, Rows
-from softgrad._linear_walk import INPUT_ROWS, Inputs, LinearGradients, TilePass, TilePlan
-from softgrad._schedule import streams
+from softgrad._core.arrays import Array, Output, Rows
+from softgrad._core.linear_tiles import INPUT_ROWS, Inputs, LinearGradients, TilePass, TilePlan
+from softgrad._core.schedule import streams
 from softgrad.torch import _memory, _parallel_composite
 from softgrad.torch._batch import array_of, rows_of, tensor_of, threads_for
 from softgrad.torch._call import Call

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softgrad import _backend
-from softgrad._arrays import FLOAT64, Array, Rows
-from softgrad._core import build_head, class_weights
-from softgrad._options import Options
-from softgrad._schedule import run_gradient, run_statistics
-from softgrad._targets import Targets
+from softgrad._core import backend
+from softgrad._core.arrays import FLOAT64, Array, Rows
+from softgrad._core.call import build_head, class_weights
+from softgrad._core.options import Options
+from softgrad._core.schedule import run_gradient, run_statistics
+from softgrad._core.targets import Targets
 from softgrad.torch._batch import row_weights_of, targets_of, weights_of
 from softgrad.torch._parallel_group import Place, maximum, total
 
@@ -93,7 +93,7 @@ class Slice:
         if self.empty:
             return self.nothing(hi - lo)
         n, cols = logits.shape
-        results = _backend.kernels().Results(n, cols, self.storage, *[None] * 7, False)
+        results = backend.kernels().Results(n, cols, self.storage, *[None] * 7, False)
         return run_statistics(self._head(logits, lo, hi), results, n, cols, self.n_threads).view(RECORD)
 
     def nothing(self, n: int) -> Array:
@@ -180,7 +180,7 @@ class Slice:
         scale = 1.0 if rows else upstream
         head.set_factors(factors.ce * scale * self.factor, factors.z * scale)
         n, cols = logits.shape
-        results = _backend.kernels().Results(n, cols, self.storage, *[None] * 6, grad, stream)
+        results = backend.kernels().Results(n, cols, self.storage, *[None] * 6, grad, stream)
         part = np.ascontiguousarray(records[lo:hi]).view(f"V{RECORD.itemsize}")
         run_gradient(head, results, part, n, cols, self.n_threads)
 

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softgrad._arrays import Array
-from softgrad._products import NUMPY, Products
-from softgrad._threads import single_threaded_blas
+from softgrad._core.arrays import Array
+from softgrad._core.products import NUMPY, Products
+from softgrad._core.threads import single_threaded_blas
 from softgrad.torch._batch import HALF, array_of, tensor_of
 
 VARIABLE = "SOFTGRAD_TORCH_PRODUCTS"

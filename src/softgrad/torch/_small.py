@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softgrad import _backend, _fallback
+from softgrad._core import backend, fallback
 from softgrad.torch._batch import STORAGE
 from softgrad.torch._call import Call
 
@@ -26,8 +26,8 @@ def loss_and_gradient(tensors: Sequence[Any], call: Call, wanted: bool) -> tuple
     storage, kind = STORAGE.get(logits.dtype), LABELS.get(target.dtype)
     if storage is None or kind is None or values is not None or weight is not None or sample_weight is not None:
         return None
-    shape, options, kernels = logits.shape, call.options, _backend.kernels()
-    if len(shape) != 2 or options.reduction == "none" or kernels is _fallback or call.inplace:
+    shape, options, kernels = logits.shape, call.options, backend.kernels()
+    if len(shape) != 2 or options.reduction == "none" or kernels is fallback or call.inplace:
         return None
     rows, cols = shape
     if not 0 < rows * cols * logits.element_size() <= MOST_BYTES:

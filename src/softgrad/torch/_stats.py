@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softgrad._core import PredictionStats, run
-from softgrad._options import Options
-from softgrad._targets import NO_TARGETS
+from softgrad._core.call import PredictionStats, run
+from softgrad._core.options import Options
+from softgrad._core.targets import NO_TARGETS
 from softgrad.torch import _composite, _tiled
 from softgrad.torch._batch import STORAGE, row_weights_of, rows_of, targets_of, threads_for
 from softgrad.torch._call import (

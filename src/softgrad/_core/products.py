@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from softgrad._arrays import Array
-from softgrad._threads import single_threaded_blas
+from softgrad._core.arrays import Array
+from softgrad._core.threads import single_threaded_blas
 
 
 class Products:

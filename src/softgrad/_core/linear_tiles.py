@@ -11,14 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softgrad import _backend
-from softgrad._arrays import Array, Rows, fresh
-from softgrad._core import ByProducts, Factors, Outcome, PredictionStats, build_head, settle
-from softgrad._options import Options
-from softgrad._products import Products
-from softgrad._schedule import row_blocks
-from softgrad._targets import Targets
-from softgrad._threads import run_blocks
+from softgrad._core import backend
+from softgrad._core.arrays import Array, Rows, fresh
+from softgrad._core.call import ByProducts, Factors, Outcome, PredictionStats, build_head, settle
+from softgrad._core.options import Options
+from softgrad._core.products import Products
+from softgrad._core.schedule import row_blocks
+from softgrad._core.targets import Targets
+from softgrad._core.threads import run_blocks
 
 DEFAULT_MEMORY = 64 << 20
 SCRATCH_SHARE = 8  # one part in eight of the memory is for products before they are added up
@@ -240,7 +240,7 @@ def _tile_kernel(
     n, classes = tile.shape
     head.totals()  # the kernels insist on checked labels
     head.set_factors(factors.ce, factors.z)
-    results = _backend.kernels().Results(n, classes, storage, losses, *by_products, tile if grad else None, False)
+    results = backend.kernels().Results(n, classes, storage, losses, *by_products, tile if grad else None, False)
     blocks = row_blocks(n, classes, n_threads)
 
     def work(i: int) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from softgrad import _backend, _fallback
-from softgrad._threads import INLINE_ELEMENTS, run_blocks
+from softgrad._core import backend, fallback
+from softgrad._core.threads import INLINE_ELEMENTS, run_blocks
 
 BLOCK_ELEMENTS = 100_000  # the least that a block of rows should hold
 STREAM_BYTES = 8 << 20  # a fresh gradient larger than this leaves the cache before anyone reads it
@@ -38,7 +38,7 @@ def run_rows(call: Any, rows: int, cols: int, n_threads: int) -> None:
 
 def run_head(head: Any, results: Any, rows: int, cols: int, n_threads: int, *, by_products: bool, grad: bool) -> None:
     """Loss, by-products and gradient of the whole batch."""
-    if not _few_wide_rows(rows, cols, n_threads) or _backend.kernels() is _fallback:
+    if not _few_wide_rows(rows, cols, n_threads) or backend.kernels() is fallback:
         run_rows(lambda lo, hi: head.rows(results, lo, hi), rows, cols, n_threads)
         return
     stats = run_statistics(head, results, rows, cols, n_threads, by_products=by_products)
@@ -48,7 +48,7 @@ def run_head(head: Any, results: Any, rows: int, cols: int, n_threads: int, *, b
 
 def run_statistics(head: Any, results: Any, rows: int, cols: int, n_threads: int, *, by_products: bool = False) -> Any:
     """Loss and by-products of the whole batch, and the records of statistics that the gradient can be made from."""
-    stats = np.zeros(rows, dtype=f"V{_backend.kernels().statistics_size}")
+    stats = np.zeros(rows, dtype=f"V{backend.kernels().statistics_size}")
     if not _few_wide_rows(rows, cols, n_threads):
 
         def work(lo: int, hi: int) -> None:
@@ -79,9 +79,9 @@ def run_gradient(head: Any, results: Any, stats: Any, rows: int, cols: int, n_th
 
 def _few_wide_rows(rows: int, cols: int, n_threads: int) -> bool:
     """Whether threads share columns, because there are too few rows to share."""
-    return rows < 2 * n_threads and n_threads > 1 and cols >= 2 * _fallback.panel
+    return rows < 2 * n_threads and n_threads > 1 and cols >= 2 * fallback.panel
 
 
 def _panels(cols: int) -> list[tuple[int, int]]:
-    panel = _fallback.panel
+    panel = fallback.panel
     return [(c, min(c + panel, cols)) for c in range(0, cols, panel)]

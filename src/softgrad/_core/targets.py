@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softgrad._arrays import FLOAT32, Array, Rows, fresh, raw, same_rows, storage_of
+from softgrad._core.arrays import FLOAT32, Array, Rows, fresh, raw, same_rows, storage_of
 
 NONE, INDEX, DENSE, SPARSE = range(4)  # csrc/kernels.h: enum Target
 

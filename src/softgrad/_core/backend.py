@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
-from softgrad import _fallback
+from softgrad._core import fallback
 
 VARIABLE = "SOFTGRAD_INSTRUCTION_SET"
 
@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     _native, fallback_reason = None, f"the native kernels are not installed ({error})"
 
-_current: ModuleType = _fallback
+_current: ModuleType = fallback
 
 
 def available() -> tuple[str, ...]:
@@ -33,7 +33,7 @@ def available() -> tuple[str, ...]:
 
 def current() -> str:
     """Name of the implementation in use."""
-    return "numpy" if _current is _fallback or _native is None else str(_native.variant())
+    return "numpy" if _current is fallback or _native is None else str(_native.variant())
 
 
 def kernels() -> ModuleType:
@@ -47,7 +47,7 @@ def select(name: str) -> None:
     if name not in available():
         raise ValueError(f"{VARIABLE}={name!r} is not available here; choose one of {', '.join(available())}")
     if name == "numpy" or _native is None:
-        _current = _fallback
+        _current = fallback
     else:
         _native.select(name)
         _current = _native

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from softgrad import _backend
-from softgrad._arrays import FLOAT64, Array, Rows, first_bad
-from softgrad._options import Options
-from softgrad._schedule import run_head, streams
-from softgrad._targets import INDEX, NONE, Targets, label_error
+from softgrad._core import backend
+from softgrad._core.arrays import FLOAT64, Array, Rows, first_bad
+from softgrad._core.options import Options
+from softgrad._core.schedule import run_head, streams
+from softgrad._core.targets import INDEX, NONE, Targets, label_error
 
 
 class PredictionStats(NamedTuple):
@@ -119,7 +119,7 @@ def build_head(
     array: Array, storage: int, targets: Targets, options: Options, class_weight: Array | None, row_weight: Array | None
 ) -> Any:
     """The same from parts that have been checked: a tile of a larger batch."""
-    return _backend.kernels().Head(
+    return backend.kernels().Head(
         array,
         storage,
         targets.kind,
@@ -205,7 +205,7 @@ def run(
         grad = None
     row_losses = np.empty(n if losses else 0)
     stream = grad is not None and streams(grad) and grad.ctypes.data != rows.array.ctypes.data
-    results = _backend.kernels().Results(
+    results = backend.kernels().Results(
         n, cols, rows.storage, row_losses if losses else None, *by_products.part(0, n), grad, stream
     )
     run_head(head, results, n, cols, n_threads, by_products=stats is not None, grad=grad is not None)
