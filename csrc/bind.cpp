@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "gil.h"
 #include "kernels.h"
 
 namespace nb = nanobind;
@@ -128,7 +129,7 @@ struct Linear {
   void forward(nb::handle out_) const {
     Array out;
     void* to = out.take(out_, item(), true, x.rows, cols, "out");
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     scores(0, x.rows, to, out.stride);
   }
 
@@ -138,7 +139,7 @@ struct Linear {
     const char* s = static_cast<const char*>(prob.take(prob_, item(), false, x.rows, cols, "prob"));
     const double* a = static_cast<const double*>(row_weight.take(row_weight_, 8, false, x.rows, 0, "weight"));
     if (!s || !chunk || (a && x.rows > 1 && row_weight.stride != 1)) throw std::invalid_argument("arrays that do not fit");
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     each_chunk([&](int64_t lo, int64_t hi) {
       scores(lo, hi, chunk, scratch.stride);
       kernels->curvature(arithmetic, s + lo * prob.stride * item(), prob.stride, a ? a + lo : nullptr, chunk,
@@ -192,7 +193,7 @@ struct Head {
   nb::tuple totals() const {
     Totals t;
     {
-      nb::gil_scoped_release release;
+      const Unlocked unlocked;
       t = kernels->totals(p);
     }
     checked = t.bad < 0;
@@ -213,7 +214,7 @@ struct Head {
 
   void rows(const Results& r, int64_t lo, int64_t hi) const {
     safe(), fits(r), range(lo, hi, 0, p.cols);
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     kernels->rows(p, r.out, lo, hi);
   }
 
@@ -226,7 +227,7 @@ struct Head {
     safe(), range(lo, hi, col_lo, col_hi);
     Array a;
     Statistics* s = take_statistics(a, into, lo, hi);
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     kernels->statistics(p, lo, hi, col_lo, col_hi, by_products, s);
   }
   void merge(nb::handle into, nb::handle from) const {
@@ -246,14 +247,14 @@ struct Head {
     if (!r.out.grad) throw std::invalid_argument("grad: missing");
     Array a;
     const Statistics* s = take_statistics(a, stats, lo, hi);
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     kernels->gradient(p, r.out, s, lo, hi, col_lo, col_hi);
   }
   void distribution(bool logarithm, nb::handle out, int64_t lo, int64_t hi) const {
     range(lo, hi, 0, p.cols);
     Array a;
     void* to = a.take(out, size_of(p.type), true, p.rows, p.cols, "out");
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     kernels->distribution(p, logarithm, to, a.stride, lo, hi);
   }
   // Rows [lo, hi) as a problem of their own.
@@ -277,7 +278,7 @@ struct Head {
     Array a, b;
     const void* v = a.take(vector, size_of(p.type), false, p.rows, p.cols, "vector");
     void* to = b.take(out, size_of(p.type), true, p.rows, p.cols, "out");
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     kernels->product(p, v, a.stride, to, b.stride, lo, hi);
   }
 };
@@ -291,7 +292,7 @@ void Head::linear(nb::handle logits_again, nb::handle losses_, nb::handle prob_,
   if (z != p.logits || !loss || (p.rows > 1 && losses.stride != 1) || layer.arithmetic != p.type || layer.cols != p.cols ||
       layer.x.rows != p.rows || !layer.chunk)
     throw std::invalid_argument("arrays that do not fit");
-  nb::gil_scoped_release release;
+  const Unlocked unlocked;
   layer.each_chunk([&](int64_t lo, int64_t hi) {
     if (known) layer.fetch(lo, hi);
     else layer.scores(lo, hi, z + lo * p.stride * layer.item(), p.stride);
@@ -355,7 +356,7 @@ nb::tuple small_batch(uintptr_t logits, int64_t rows, int64_t cols, int type, ui
   out.loss = losses.data(), out.grad = reinterpret_cast<void*>(grad), out.grad_stride = cols;
   double total = 0;
   {
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     kernels->rows(p, out, 0, rows);
   }
   for (const double loss : losses) total += loss;
@@ -375,7 +376,7 @@ void curvature(nb::handle prob_, nb::handle weight_, nb::handle vector_) {
   const void* a = weight.take(weight_, 8, false, prob.rows, 0, "weight");
   if (!s || !v || (a && prob.rows > 1 && weight.stride != 1)) throw std::invalid_argument("arrays that do not fit");
   const Kernels* kernels = selected.load();
-  nb::gil_scoped_release release;
+  const Unlocked unlocked;
   kernels->curvature(item == 8 ? Type::f64 : Type::f32, s, prob.stride, static_cast<const double*>(a), v, vector.stride,
                      prob.rows, prob.cols);
 }
@@ -399,7 +400,7 @@ void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, i
   const Type type = item == 8 ? Type::f64 : Type::f32;
   bool good;
   {
-    nb::gil_scoped_release release;
+    const Unlocked unlocked;
     good = kernels->sparse(type, data_item == 8 ? Type::f64 : Type::f32, half ? Type::bf16 : type, x, at, data.rows, ends,
                            index_item == 8, out.rows, b, dense.rows, half || dense.rows > 1 ? dense.stride : dense.cols, dense.cols,
                            to, out.stride);
@@ -412,7 +413,7 @@ void to_half(nb::handle source_, nb::handle to_) {
   const void* from = source.take(source_, 4, false, -1, -1, "source");
   void* halves = to.take(to_, 2, true, source.rows, source.cols > 0 ? source.cols : -1, "to");
   const Kernels* kernels = selected.load();
-  nb::gil_scoped_release release;
+  const Unlocked unlocked;
   kernels->to_half(static_cast<const float*>(from), source.stride, static_cast<uint16_t*>(halves), to.stride, source.rows,
                    source.cols);
 }
