@@ -403,7 +403,7 @@ def test_bad_environment_is_refused(value: str) -> None:
 
 
 def test_empty_environment_is_the_default() -> None:
-    code = "from softgrad import threads, info; print(info()['n_threads'], len(__import__('os').sched_getaffinity(0)))"
+    code = "from softgrad import info; print(info()['n_threads'], len(__import__('os').sched_getaffinity(0)))"
     done = run(code, SOFTGRAD_NUM_THREADS="")
     assert done.returncode == 0, done.stderr
     threads, processors = done.stdout.split()
