@@ -1,29 +1,30 @@
-"""A walk over the row tiles of a linear head: what the front-ends on arrays and on tensors share.
+"""Tiles of a linear head's logits: the matrix products that make them, and those that carry their gradient back.
 
-Rows merge by addition: a tile of rows makes its logits, the kernel turns them into ``S − y`` where they lie, and two
-products carry it back.  The tiles depend on shapes and on ``max_memory`` alone, and every product runs single-threaded
-on a fixed tile, so the bits do not depend on the number of threads.
+Rows merge by addition: a tile of rows makes its logits, a kernel turns them into ``∂L/∂o`` where
+they lie, and two products carry it back.  Where not even two rows of logits fit into the budget, a
+tile holds a window of their columns, and statistics merge by log-sum-exp.  Tiles depend on shapes
+and ``max_memory`` alone, and every product runs single-threaded on a fixed block, so the bits do not
+depend on the number of threads.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from softgrad._core import backend
-from softgrad._core.arrays import Array, Rows, fresh
-from softgrad._core.call import ByProducts, Factors, Outcome, PredictionStats, build_head, settle
-from softgrad._core.options import Options
+from softgrad._core.arrays import Array, fresh
 from softgrad._core.products import Products
 from softgrad._core.schedule import row_blocks
-from softgrad._core.targets import Targets
 from softgrad._core.threads import run_blocks
 
 DEFAULT_MEMORY = 64 << 20
 SCRATCH_SHARE = 8  # one part in eight of the memory is for products before they are added up
 PRODUCT_BYTES = 1 << 20  # of one product: it is added up while it is in the L2 cache
 INPUT_ROWS = 160  # rows of one product G W
+LEAST_ROWS = 2  # whole rows of logits per tile, below which windows of columns are faster
+WINDOW_ROWS = 256  # most rows of a window: a few rows would read the whole weight for little work
 
 
 class LinearGradients(NamedTuple):
@@ -44,206 +45,221 @@ class LinearGradients(NamedTuple):
     bias: Array | None
 
 
-class Inputs(NamedTuple):
-    """The arrays of one call, checked and flattened."""
+class Layer(NamedTuple):
+    """Validated and flattened arrays of a linear layer."""
 
     x: Array  # (N, D)
     weight: Array  # (V, D)
     bias: Array | None
-    rows: Rows  # of the logits that are never made
-    compute: type[np.floating[Any]]
+    compute: Any  # dtype of the logits
 
     @property
     def converts(self) -> bool:
         """Half precision is multiplied in float32, tile by tile."""
-        return self.x.dtype != self.compute
+        return bool(self.x.dtype != self.compute)
 
 
 def contiguous(array: Array) -> Array:
-    """Return what a BLAS reads in place, or a copy of it."""
+    """Return an array that a BLAS reads in place: itself or a copy."""
     flags = array.flags
     return array if flags.c_contiguous and flags.aligned and array.dtype.isnative else fresh(array)
 
 
-class TilePlan(NamedTuple):
+def checked_memory(max_memory: Any) -> int:
+    """Return the bytes that tiles may take."""
+    if max_memory is None:
+        return DEFAULT_MEMORY
+    if isinstance(max_memory, bool) or not hasattr(max_memory, "__index__"):
+        raise TypeError(f"max_memory must be a whole number of bytes or None, not {max_memory!r}")
+    return int(max_memory)
+
+
+class TileSizes(NamedTuple):
     """Sizes of the tiles, from shapes and budget alone."""
 
     rows: int  # of logits at a time
-    cols: int  # of a product over classes
+    cols: int  # of logits at a time
+    block: int  # classes of one product
     workers: int  # that may hold a product at a time
 
     @classmethod
-    def of(cls, inputs: Inputs, max_memory: int | None, max_rows: int | None = None) -> TilePlan:
-        budget = DEFAULT_MEMORY if max_memory is None else max_memory
-        if isinstance(budget, bool) or not hasattr(budget, "__index__"):
-            raise TypeError(f"max_memory must be a whole number of bytes or None, not {budget!r}")
-        (n, depth), classes = inputs.x.shape, inputs.weight.shape[0]
-        size = np.dtype(inputs.compute).itemsize
-        product = max(1, depth) * size * (2 if inputs.converts else 1)  # of one class
-        cols = max(1, min(classes, PRODUCT_BYTES // max(1, product), budget // SCRATCH_SHARE // max(1, product)))
-        scratch = max(cols * product, budget // SCRATCH_SHARE)
-        row = classes * size + (depth * size if inputs.converts else 0)
+    def of(
+        cls, n: int, depth: int, classes: int, item: int, converts: bool, max_memory: Any = None,
+        max_rows: int | None = None, windows: bool = False,
+    ) -> TileSizes:  # fmt: skip
+        """Choose sizes for (N, D) inputs and V classes of ``item`` bytes; ``windows`` allows tiles of some columns."""
+        budget = checked_memory(max_memory)
+        classes, depth = max(1, classes), max(1, depth)
+        product = depth * item * (2 if converts else 1)  # of one class
+        block = max(1, min(classes, PRODUCT_BYTES // product, budget // SCRATCH_SHARE // product))
+        scratch = max(block * product, budget // SCRATCH_SHARE)
+        extra = depth * item if converts or windows else 0
+        row = classes * item + extra
+        workers = max(1, scratch // (block * product))
+        if windows and budget - scratch < row * min(LEAST_ROWS, max(1, n)):
+            elements = max(1, (budget - scratch) // item)
+            rows = max(1, min(n, WINDOW_ROWS, elements // (depth + block)))
+            rows = -(-n // -(-n // rows)) if n else 1
+            cols = max(1, min(classes, (elements - rows * depth) // rows))
+            return cls(rows, max(block, cols // block * block), block, workers)
         if budget < scratch + row:
             raise ValueError(
                 f"max_memory={budget} is not enough: one row of {classes} logits needs {scratch + row} bytes"
             )
         rows = max(1, min(n, (budget - scratch) // row, n if max_rows is None else max_rows))
-        rows = -(-n // -(-n // rows)) if n else 1  # tiles of equal size
-        return cls(rows, cols, max(1, scratch // (cols * product)))
+        return cls(-(-n // -(-n // rows)) if n else 1, classes, block, workers)
 
 
-class TilePass:
-    """One walk over the row tiles."""
+class HeadTiles:
+    """Products of a linear head, tile by tile.
 
-    def __init__(
-        self, inputs: Inputs, plan: TilePlan, grads: LinearGradients, n_threads: int, products: Products
-    ) -> None:
-        self.inputs, self.plan, self.grads, self.n_threads = inputs, plan, grads, n_threads
-        self.products = products
-        classes = inputs.weight.shape[0]
-        self.tile = np.empty((plan.rows, classes), inputs.compute)
-        self.edges = [(c, min(c + plan.cols, classes)) for c in range(0, classes, plan.cols)]
+    Attributes
+    ----------
+    layer : Layer
+    sizes : TileSizes
+    n_threads : int
+    products : Products
+    tile : ndarray
+        Memory of one tile of logits, which its gradient overwrites.
+    rows, windows : list of (int, int)
+        Edges of the tiles: rows, and windows of columns.
+
+    For each tile call `inputs`, `logits`, then `add_to_x` and `add_to_weight` with the gradient, all inside
+    ``products.single_threaded()``.
+    """
+
+    def __init__(self, layer: Layer, sizes: TileSizes, n_threads: int, products: Products) -> None:
+        self.layer, self.sizes, self.n_threads, self.products = layer, sizes, n_threads, products
+        n, classes = len(layer.x), len(layer.weight)
+        self.tile = np.empty(sizes.rows * min(sizes.cols, max(1, classes)), layer.compute)
+        self.rows = edges(0, n, sizes.rows)
+        self.windows = edges(0, classes, sizes.cols) or [(0, 0)]
+        self.bias = None if layer.bias is None else products.widen(layer.bias, layer.compute)
+
+    def inputs(self, lo: int, hi: int) -> Array:
+        """Return a tile of inputs in the type of the products."""
+        return self.products.widen(self.layer.x[lo:hi], self.layer.compute)
+
+    def view(self, n: int, window: tuple[int, int]) -> Array:
+        """Return the tile's memory for ``n`` rows of a window."""
+        width = window[1] - window[0]
+        return self.tile[: n * width].reshape(n, width)
 
     def _weight(self, lo: int, hi: int) -> Array:
-        return self.products.widen(self.inputs.weight[lo:hi], self.inputs.compute)
+        return self.products.widen(self.layer.weight[lo:hi], self.layer.compute)
 
-    def _run(self, work: Any, count: int, *, scratch: bool = False) -> None:
-        run_blocks(work, count, min(self.n_threads, self.plan.workers) if scratch else self.n_threads)
+    def _run(self, work: Callable[[int], Any], count: int, *, scratch: bool = False) -> None:
+        run_blocks(work, count, min(self.n_threads, self.sizes.workers) if scratch else self.n_threads)
 
-    def logits(self, x: Array, bias: Array | None) -> Array:
-        """Logits of a tile of rows."""
-        tile = self.tile[: len(x)]
+    def logits(self, x: Array, window: tuple[int, int]) -> Array:
+        """Return logits of a tile of inputs: ``x Wᵀ + b`` of the window's classes."""
+        tile, first = self.view(len(x), window), window[0]
+        blocks = edges(*window, self.sizes.block)
+        bias = self.bias
 
         def work(i: int) -> None:
-            lo, hi = self.edges[i]
+            lo, hi = blocks[i]
+            to = tile[:, lo - first : hi - first]
             if bias is not None and self.products.adds_bias:
-                self.products.affine(x, self._weight(lo, hi).T, bias[lo:hi], tile[:, lo:hi])
+                self.products.affine(x, self._weight(lo, hi).T, bias[lo:hi], to)
             else:
-                self.products.multiply(x, self._weight(lo, hi).T, tile[:, lo:hi])
+                self.products.multiply(x, self._weight(lo, hi).T, to)
 
-        self._run(work, len(self.edges), scratch=self.inputs.converts)
+        self._run(work, len(blocks), scratch=self.layer.converts)
         if bias is not None and not self.products.adds_bias:
-            self.add_bias(tile, bias)
+            parts = row_blocks(len(x), tile.shape[1], self.n_threads)
+
+            def add(i: int) -> None:
+                part = tile[len(x) * i // parts : len(x) * (i + 1) // parts]
+                self.products.add_bias(part, bias[slice(*window)])
+
+            self._run(add, parts)
         return tile
 
-    def add_bias(self, tile: Array, bias: Array) -> None:
-        """Complete the logits of a tile."""
-        n = len(tile)
-        blocks = row_blocks(n, tile.shape[1], self.n_threads)
+    def add_to_x(self, g: Array, window: tuple[int, int], to: Array, first: bool) -> None:
+        """``to = G W`` of a tile, or ``to +=`` it; ``to`` is of the inputs' type or wider."""
+        parts = -(-len(g) // INPUT_ROWS)
+        blocks = edges(*window, self.sizes.block)
+        rounds = self.layer.converts and to.dtype == self.layer.x.dtype  # half precision adds up in float32
 
         def work(i: int) -> None:
-            self.products.add_bias(tile[n * i // blocks : n * (i + 1) // blocks], bias)
-
-        run_blocks(work, blocks, self.n_threads)
-
-    def back(self, g: Array, x: Array, first: int) -> None:
-        """Carry ``G`` of a tile of rows back into the gradients that are wanted."""
-        if self.grads.x is not None:
-            self._back_to_x(g, first)
-        if self.grads.weight is not None or self.grads.bias is not None:
-            self._back_to_weight(g, x, first == 0)
-
-    def _back_to_x(self, g: Array, first: int) -> None:
-        to = self.grads.x
-        blocks = -(-len(g) // INPUT_ROWS)
-        edges = [(len(g) * i // blocks, len(g) * (i + 1) // blocks) for i in range(blocks)]
-
-        def work(i: int) -> None:
-            lo, hi = edges[i]
-            part = to[first + lo : first + hi]  # type: ignore[index]
-            if not self.inputs.converts:
-                self.products.multiply(g[lo:hi], self.inputs.weight, part)
+            part = slice(len(g) * i // parts, len(g) * (i + 1) // parts)
+            if not self.layer.converts:
+                self.products.accumulate(g[part], self.layer.weight[slice(*window)], to[part], first)
                 return
-            total = np.empty(part.shape, self.inputs.compute)
-            for c, d in self.edges:
-                self.products.accumulate(g[lo:hi, c:d], self._weight(c, d), total, first=c == 0)
-            self.products.store(part, total)
+            total = np.empty(to[part].shape, self.layer.compute) if rounds else to[part]
+            for lo, hi in blocks:
+                columns = slice(lo - window[0], hi - window[0])
+                fresh_sum = lo == window[0] and first
+                self.products.accumulate(g[part, columns], self._weight(lo, hi), total, fresh_sum)
+            if rounds:
+                self.products.store(to[part], total)
 
-        self._run(work, blocks, scratch=self.inputs.converts)
+        if blocks:
+            self._run(work, parts, scratch=self.layer.converts)
+        elif first:
+            to[...] = 0
 
-    def _back_to_weight(self, g: Array, x: Array, fresh: bool) -> None:
-        weight, bias = self.grads.weight, self.grads.bias
+    def add_to_weight(
+        self, g: Array, x: Array, window: tuple[int, int], weight: Array | None, bias: Array | None, first: bool
+    ) -> None:
+        """``weight = Gᵀ x`` and ``bias = Σ_i G_i`` of a window's classes, or ``+=`` them."""
+        if weight is None and bias is None:
+            return
+        blocks = edges(*window, self.sizes.block)
 
         def work(i: int) -> None:
-            lo, hi = self.edges[i]
-            part = g[:, lo:hi]
+            lo, hi = blocks[i]
+            part = g[:, lo - window[0] : hi - window[0]]
             if weight is not None:
-                self.products.accumulate(part.T, x, weight[lo:hi], fresh)
+                self.products.accumulate(part.T, x, weight[lo:hi], first)
             if bias is not None:
-                self.products.column_sums(part, bias[lo:hi], fresh)
+                self.products.column_sums(part, bias[lo:hi], first)
 
-        self._run(work, len(self.edges), scratch=True)
+        self._run(work, len(blocks), scratch=True)
+
+    def carry_back(
+        self, g: Array, x: Array, rows: tuple[int, int], window: tuple[int, int], grads: LinearGradients,
+        x_rows: Array | None = None,
+    ) -> None:  # fmt: skip
+        """Add the gradient of one tile to ``grads``; ``x_rows`` takes the sum over windows in a wider type."""
+        if grads.x is not None:
+            to = grads.x[slice(*rows)] if x_rows is None else x_rows
+            self.add_to_x(g, window, to, window[0] == 0)
+        self.add_to_weight(g, x, window, grads.weight, grads.bias, rows[0] == 0)
 
 
-def _part(targets: Targets, lo: int, hi: int) -> Targets:
-    labels = None if targets.labels is None else targets.labels[lo:hi]
-    return targets._replace(labels=labels, values=None if targets.values is None else targets.values[lo:hi])
+def edges(lo: int, hi: int, step: int) -> list[tuple[int, int]]:
+    """Return the edges of consecutive ranges of ``step``."""
+    return [(i, min(i + step, hi)) for i in range(lo, hi, step)]
 
 
-def walk(
-    inputs: Inputs,
-    targets: Targets,
-    options: Options,
-    weights: Array | None,
-    a: Array | None,
-    max_memory: int | None,
-    n_threads: int,
+def loss_tiles(
+    tiles: HeadTiles, head_of: Callable[[Array, int, int], Any], outputs_of: Callable[[Array, int, int, bool], Any],
     grads: LinearGradients,
-    stats: PredictionStats | None,
-    products: Products,
-    max_rows: int | None = None,
-) -> Outcome:
-    """Every tile of rows: logits, kernel in place, products back.  The weights have been checked."""
-    rows = inputs.rows
-    plan = TilePlan.of(inputs, max_memory, max_rows)
-    by_products = ByProducts(stats, rows)
-    factors = settle(build_head(rows.array, rows.storage, targets, options, weights, a), rows, targets, options)
-    n = len(rows.array)
-    losses = np.zeros(n)
+) -> None:  # fmt: skip
+    """Compute loss and gradients in one walk over whole rows: three products for a tile.
+
+    ``head_of(logits, lo, hi)`` makes the kernels' view of a tile, with its factors, and ``outputs_of(logits, lo, hi,
+    wanted)`` the buffers it fills; if gradients are wanted, the tile's logits are overwritten by theirs.
+    """
     wanted = any(grad is not None for grad in grads)
-    if wanted and (factors.void or n == 0):
-        for grad in grads:
-            if grad is not None:
-                grad[...] = 0
-        wanted = False
-    if (factors.void and stats is None) or n == 0:
-        by_products.deliver()
-        return Outcome(losses, factors.void)
-    step = TilePass(inputs, plan, grads, n_threads, products)
-    bias = None if inputs.bias is None else products.widen(inputs.bias, inputs.compute)
-    with products.single_threaded():
-        for lo in range(0, n, plan.rows):
-            hi = min(lo + plan.rows, n)
-            x = products.widen(inputs.x[lo:hi], inputs.compute)
-            tile = step.logits(x, bias)
-            head = build_head(
-                tile, rows.storage, _part(targets, lo, hi), options, weights, None if a is None else a[lo:hi]
-            )
-            _tile_kernel(head, tile, rows.storage, factors, losses[lo:hi], by_products.part(lo, hi), wanted, n_threads)
+    classes = len(tiles.layer.weight)
+    with tiles.products.single_threaded():
+        for lo, hi, x, tile in whole_rows(tiles):
+            head, outputs = head_of(tile, lo, hi), outputs_of(tile, lo, hi, wanted)
+            blocks = row_blocks(hi - lo, classes, tiles.n_threads)
+
+            def work(i: int) -> None:
+                head.rows(outputs, (hi - lo) * i // blocks, (hi - lo) * (i + 1) // blocks)  # noqa: B023
+
+            run_blocks(work, blocks, tiles.n_threads)
             if wanted:
-                step.back(tile, x, lo)
-    by_products.deliver()
-    return Outcome(losses, factors.void)
+                tiles.carry_back(tile, x, (lo, hi), (0, classes), grads)
 
 
-def _tile_kernel(
-    head: Any,
-    tile: Array,
-    storage: int,
-    factors: Factors,
-    losses: Array,
-    by_products: list[Array | None],
-    grad: bool,
-    n_threads: int,
-) -> None:
-    """Loss, by-products and ``S − y`` of a tile, over its logits."""
-    n, classes = tile.shape
-    head.totals()  # the kernels insist on checked labels
-    head.set_factors(factors.ce, factors.z)
-    results = backend.kernels().Results(n, classes, storage, losses, *by_products, tile if grad else None, False)
-    blocks = row_blocks(n, classes, n_threads)
-
-    def work(i: int) -> None:
-        head.rows(results, n * i // blocks, n * (i + 1) // blocks)
-
-    run_blocks(work, blocks, n_threads)
+def whole_rows(tiles: HeadTiles) -> Iterator[tuple[int, int, Array, Array]]:
+    """Yield each tile of whole rows: its edges, inputs and logits."""
+    for lo, hi in tiles.rows:
+        x = tiles.inputs(lo, hi)
+        yield lo, hi, x, tiles.logits(x, (0, len(tiles.layer.weight)))

@@ -1,88 +1,146 @@
-"""One call of the PyTorch front-end: its options, checked once and remembered, and what its tensors must look like."""
+"""The door of the PyTorch front-end: validate the arguments of a call once, and decide who computes it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from softgrad._core import backend, fallback
 from softgrad._core.options import Options
 from softgrad._core.threads import resolve_threads
+from softgrad.torch import _formulas
+from softgrad.torch._formulas import RowOptions, followed
+from softgrad.torch._tensors import STORAGE
 
 LOGITS = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
-LABELS = frozenset({torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64})
+LABELS = frozenset(
+    {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64}
+)
+PLAIN = (Tensor, torch.nn.Parameter)  # other subclasses are known to PyTorch's operations alone
+BUILTIN = frozenset({int, float, bool, str, type(None)})
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Call:
-    """What the tensors of a call do not say."""
+    """One validated call, beside its tensors.
 
-    options: Options  # without the weights, which are tensors
-    axis: int  # the class axis of the logits
-    dtype: torch.dtype  # of the loss
-    n_threads: int | None = None
-    inplace: bool = False
+    Attributes
+    ----------
+    options : RowOptions
+        Numbers; 1 stands for a number that is a tensor which cannot be looked at.
+    numbers : dict of str to Tensor
+        The options that are followed by derivatives; ``z_loss`` and ``label_smoothing`` among them.
+    z_loss : float
+    reduction : str
+    dtype : torch.dtype
+        Of the loss.
+    axis : int
+        The class axis.
+    n_threads : int or None
+    inplace : bool
+    """
+
+    options: RowOptions
+    numbers: dict[str, Tensor]
+    z_loss: float
+    reduction: str
+    dtype: torch.dtype
+    axis: int
+    n_threads: int | None
+    inplace: bool
+
+    @property
+    def formula_options(self) -> RowOptions:
+        """The options with tensors in place of the numbers that are followed."""
+        given = {name: tensor for name, tensor in self.numbers.items() if name != "z_loss"}
+        return self.options._replace(**given) if given else self.options
+
+    @property
+    def formula_z_loss(self) -> Any:
+        """``λ``, a tensor if it is followed."""
+        return self.numbers.get("z_loss", self.z_loss)
 
 
-def _checked(
+def make_call(
     axis: int,
     dtype: torch.dtype,
     ignore_index: int | None,
-    reduction: Any,
-    label_smoothing: float,
-    smooth_finite_only: bool,
-    logit_scale: float,
-    softcap: float | None,
-    temperature: float,
-    z_loss: float,
-    n_threads: int | None,
-    inplace: bool,
+    reduction: str = "mean",
+    label_smoothing: Any = 0.0,
+    smooth_finite_only: bool = False,
+    logit_scale: Any = 1.0,
+    softcap: Any = None,
+    temperature: Any = 1.0,
+    z_loss: Any = 0.0,
+    n_threads: int | None = None,
+    inplace: bool = False,
 ) -> Call:
-    """Check the options; the same ones are checked once."""
+    """Validate the options of a call."""
+    numbers: dict[str, Tensor] = {}
+    arguments = (
+        ignore_index, reduction, _number("label_smoothing", label_smoothing, numbers), smooth_finite_only,
+        _number("logit_scale", logit_scale, numbers), _number("softcap", softcap, numbers),
+        _number("temperature", temperature, numbers), _number("z_loss", z_loss, numbers), n_threads, inplace,
+    )  # fmt: skip
+    # Values of Python's own types alone are remembered: others may change, or compare equal to something else.
+    remembered = not torch.compiler.is_compiling() and all(type(a) in BUILTIN for a in arguments)
+    options, z, threads = (_remembered if remembered else _checked)(*arguments)
+    return Call(options, numbers, z, reduction, dtype, axis, threads, inplace)
+
+
+def _checked(
+    ignore_index: int | None, reduction: Any, label_smoothing: Any, smooth_finite_only: bool, logit_scale: Any,
+    softcap: Any, temperature: Any, z_loss: Any, n_threads: int | None, inplace: bool,
+) -> tuple[RowOptions, float, int | None]:  # fmt: skip
     options = Options(
-        ignore_index=ignore_index,
-        reduction=reduction,
-        label_smoothing=label_smoothing,
-        smooth_finite_only=smooth_finite_only,
-        logit_scale=logit_scale,
-        softcap=softcap,
-        temperature=temperature,
+        ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
+        smooth_finite_only=smooth_finite_only, logit_scale=logit_scale, softcap=softcap, temperature=temperature,
         z_loss=z_loss,
-    )
-    if n_threads is not None:
-        n_threads = resolve_threads(n_threads)
+    )  # fmt: skip
     if not isinstance(inplace, bool):
         raise TypeError(f"inplace must be True or False, not {inplace!r}")
-    return Call(options, axis, dtype, n_threads, inplace)
+    threads = None if n_threads is None else resolve_threads(n_threads)
+    row = RowOptions(
+        options.ignore_index, options.label_smoothing, options.smooth_finite_only, options.logit_scale,
+        options.softcap, options.temperature,
+    )  # fmt: skip
+    return row, options.z_loss, threads
 
 
 _remembered = lru_cache(maxsize=512, typed=True)(_checked)
 
 
-def call_of(*arguments: Any) -> Call:
-    """Options as `_checked` takes them, checked."""
-    return (_checked if torch.compiler.is_compiling() else _remembered)(*arguments)
-
-
-def number(name: str, value: Any) -> Any:
-    """A tensor of one element as the number it holds; a plain number as it is."""
+def _number(name: str, value: Any, numbers: dict[str, Tensor]) -> Any:
+    """Return a tensor of one element as the number it holds now, and note it in ``numbers`` if it is followed."""
     if not isinstance(value, Tensor):
         return value
     if value.numel() != 1:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; it is one number")
-    return float(value.detach())
+    # A graph cannot read a number from a tensor: the formulas take the tensor itself there.
+    graph = torch.compiler.is_compiling() or _formulas.traced() or _formulas.is_fake(value)
+    if not (graph or followed(value)):
+        return float(value.detach())
+    numbers[name] = value.reshape(())
+    unseen = graph or torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return (0.0 if name in ("label_smoothing", "z_loss") else 1.0) if unseen else float(value.detach())
+
+
+# --- tensors ----------------------------------------------------------------------------------------------------------
 
 
 def class_axis(logits: Tensor) -> int:
-    """Where PyTorch has the classes: the second axis, or the only one."""
+    """Return where PyTorch has the classes: the second axis, or the only one."""
     return 1 if logits.ndim > 1 else 0
 
 
 def outer_shape(shape: Any, axis: int) -> tuple[int, ...]:
-    """Shape without the class axis: one entry a row."""
+    """Return the shape without the class axis: one entry a row."""
     return (*shape[:axis], *shape[axis + 1 :])
 
 
@@ -90,18 +148,19 @@ def check_logits(logits: Any, name: str = "input") -> None:
     """Refuse what has no softmax."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, not {type(logits).__name__}")
-    if not logits.is_floating_point():
-        raise TypeError(f"{name} of dtype {logits.dtype} are not logits; they are floating-point numbers")
-    if logits.layout != torch.strided:
-        raise TypeError(f"{name} has the layout {logits.layout}; hand over {name}.to_dense()")
     if logits.dtype not in LOGITS:
+        if not logits.is_floating_point():
+            raise TypeError(f"{name} of dtype {logits.dtype} are not logits; they are floating-point numbers")
         raise TypeError(f"{name} of dtype {logits.dtype} is not supported; use float32, float64, float16 or bfloat16")
+    if logits.layout != torch.strided or logits.is_nested:
+        way = "values()" if logits.is_nested else "to_dense()"
+        raise TypeError(f"{name} has the layout {logits.layout}; hand over {name}.{way}, with targets likewise")
     if logits.ndim == 0:
         raise ValueError(f"{name} needs a class axis; got a single number")
 
 
 def split_target(target: Any) -> tuple[Any, Any]:
-    """Targets as (labels or soft targets, None), or (indices, values) of sparse ones."""
+    """Return targets as (labels or soft targets, None), or (indices, values) of sparse ones."""
     if not isinstance(target, tuple):
         return target, None
     if len(target) != 2:
@@ -109,8 +168,10 @@ def split_target(target: Any) -> tuple[Any, Any]:
     return target
 
 
-def check_targets(target: Any, values: Any, shape: Any, axis: int, options: Options, device: torch.device) -> None:
-    """Check shapes, dtypes and devices of targets for logits of ``shape``; index or soft is decided by the dtype."""
+def check_targets(
+    target: Any, values: Any, shape: Any, axis: int, ignore_index: int | None, device: torch.device
+) -> None:
+    """Check shapes, dtypes and devices of targets for logits of ``shape``; the dtype tells labels from soft ones."""
     outer = outer_shape(shape, axis)
     for name, tensor in (("target", target), ("values of the sparse target", values)):
         if tensor is None and name != "target":
@@ -142,20 +203,18 @@ def check_targets(target: Any, values: Any, shape: Any, axis: int, options: Opti
                 f"target has shape {tuple(target.shape)}; one label for each row of this input is {outer}{hint}"
             )
         return
-    if options.ignore_index is not None:
-        raise ValueError(
-            f"ignore_index={options.ignore_index} goes with labels, and this target is soft; use sample_weight=0"
-        )
+    if ignore_index is not None:
+        raise ValueError(f"ignore_index={ignore_index} goes with labels, and this target is soft; use sample_weight=0")
 
 
 def soft_ignore(target: Any, values: Any, ignore_index: int | None) -> int | None:
-    """PyTorch's rule: beside a soft target a negative ``ignore_index``, as is the default, means nothing."""
+    """Return None for a negative ``ignore_index``, as is the default, beside a soft target: PyTorch's rule."""
     soft = values is not None or (isinstance(target, Tensor) and target.is_floating_point())
     return None if soft and ignore_index is not None and ignore_index < 0 else ignore_index
 
 
 def check_weights(weight: Any, sample_weight: Any, shape: Any, axis: int, device: torch.device) -> None:
-    """Check shapes and devices of the weights."""
+    """Check shapes, devices and values of the weights."""
     for name, tensor, wanted in (
         ("weight", weight, (shape[axis],)),
         ("sample_weight", sample_weight, outer_shape(shape, axis)),
@@ -164,11 +223,94 @@ def check_weights(weight: Any, sample_weight: Any, shape: Any, axis: int, device
             continue
         if not isinstance(tensor, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
-        if tensor.dtype == torch.bool and name == "sample_weight":
-            pass  # a mask
-        elif not tensor.is_floating_point() and tensor.dtype not in LABELS:
+        mask = tensor.dtype == torch.bool and name == "sample_weight"
+        if not (mask or tensor.is_floating_point() or tensor.dtype in LABELS):
             raise TypeError(f"{name} of dtype {tensor.dtype} holds no real numbers")
         if tuple(tensor.shape) != tuple(wanted):
             raise ValueError(f"{name} has shape {tuple(tensor.shape)}; for this input it is {tuple(wanted)}")
         if tensor.device != device:
             raise ValueError(f"{name} is on {tensor.device} and the input on {device}")
+        _formulas.check_finite(tensor, name)
+
+
+def autocasts(kind: str) -> bool:
+    """Return whether autocast is on for a kind of device; some kinds cannot be asked."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def loss_dtype(logits: Tensor) -> torch.dtype:
+    """Return PyTorch's dtype of the loss: that of the input, and float32 where autocast is on."""
+    if logits.dtype in (torch.float16, torch.bfloat16) and autocasts(logits.device.type):
+        return torch.float32
+    return logits.dtype
+
+
+# --- who computes -----------------------------------------------------------------------------------------------------
+
+
+class Path(Enum):
+    """Who computes a call."""
+
+    KERNELS = "kernels"  # autograd functions on the CPU kernels
+    OPERATORS = "operators"  # the same as operators of a compiled graph
+    FORMULAS = "formulas"  # PyTorch's operations
+
+
+def transformed() -> bool:
+    """Return whether code runs inside ``torch.func``."""
+    return bool(torch._C._are_functorch_transforms_active())
+
+
+def in_forward_mode() -> bool:
+    """Return whether a level of forward mode is open."""
+    return bool(torch.autograd.forward_ad._current_level >= 0)
+
+
+def choose_path(logits: Tensor, others: Iterable[Any], numbers: dict[str, Tensor]) -> Path:
+    """Decide who computes rows of ``logits`` (or of the inputs of a head) with all the other tensors of the call."""
+    if type(logits) not in PLAIN or logits.device.type != "cpu" or logits.dtype not in STORAGE:
+        return Path.FORMULAS
+    compiling = torch.compiler.is_compiling()
+    tangents = in_forward_mode()
+    for tensor in (logits, *others):
+        if tensor is not None and (
+            type(tensor) not in PLAIN or (tangents and (compiling or _formulas.has_tangent(tensor)))
+        ):
+            return Path.FORMULAS
+    if "label_smoothing" in numbers or backend.kernels() is fallback or transformed():
+        return Path.FORMULAS
+    if compiling:
+        soft = any(t is not None and t.is_floating_point() and t.requires_grad for t in others)
+        return Path.FORMULAS if numbers or soft else Path.OPERATORS
+    if tangents and any(_formulas.has_tangent(t) for t in numbers.values()):
+        return Path.FORMULAS
+    return Path.FORMULAS if _formulas.traced() else Path.KERNELS
+
+
+def refuse_inplace(logits: Tensor, path: Path) -> None:
+    """Refuse to write over the logits where that cannot be right."""
+    if torch.compiler.is_compiling():
+        raise ValueError("inplace=True is for eager code; torch.compile decides itself what may be written over")
+    if transformed() or _formulas.has_tangent(logits):
+        raise ValueError("inplace=True does not go with torch.func or forward mode, which read the logits again")
+    if path is not Path.KERNELS:
+        raise ValueError("inplace=True needs plain tensors on the CPU, and no derivative by label_smoothing")
+    if logits.requires_grad and logits.is_leaf:
+        raise ValueError("inplace=True would write over a leaf; use it on logits that a layer computed")
+    reach = 0
+    for stride, length in sorted(zip(logits.stride(), logits.shape, strict=True)):
+        if length > 1 and stride <= reach:
+            raise ValueError("inplace=True would write to elements that share memory (an expanded or overlapping view)")
+        reach += stride * (length - 1)
+
+
+def foreign(tensor: Any, function: str) -> Callable[..., Any] | None:
+    """Return who computes ``function`` of a tensor that is not an ordinary one, if not this front-end.
+
+    DTensors have implementations of their own.  An object may bring one as a method ``__softgrad_<function>__``.
+    """
+    if type(tensor).__name__ == "DTensor":  # by name: to import it takes longer than a loss
+        from softgrad.torch import _dtensor
+
+        return getattr(_dtensor, function, None)
+    return getattr(type(tensor), f"__softgrad_{function}__", None)

@@ -12,6 +12,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 TEXTS = {
     **DESCRIPTIONS,
+    "label_smoothing": """label_smoothing : float or Tensor of one element, in [0, 1], default 0
+    ``ε`` of ``y' = (1 − ε) y + ε/V``.""",
+    "softcap": """softcap : float or Tensor of one element, optional
+    ``c > 0`` of ``v = c·tanh(s·o / c)``.  A logit of −inf stays masked.""",
+    "z_loss": """z_loss : float or Tensor of one element, default 0
+    ``λ ≥ 0`` of the penalty ``λ lse(u)²``.""",
     "input": """input : Tensor
     Logits ``o``: ``(C)``, ``(N, C)`` or ``(N, C, d_1, …)`` as in `torch.nn.functional.cross_entropy`; float32, float64,
     float16 or bfloat16.""",

@@ -1,32 +1,30 @@
 """Memory for large gradients: huge pages where the system grants them, and the block that was freed last.
 
 A fresh N×V gradient costs more in page faults than in arithmetic, and a training step asks for the same size every
-time.  So the block of a gradient that nobody holds any more is kept for the next gradient of its size: one block at a
-time, and only lent: the system is told that it may take the pages back whenever it is short of memory.
+time.  So the block of a gradient is kept, once released, for the next gradient of its size: one block at a time, marked
+as free, so that the system takes its pages back when it is short of memory.
 """
 
 from __future__ import annotations
 
 import mmap
-import threading
+from collections import deque
 from typing import Any
 
 import numpy as np
-
-from softgrad._core.arrays import Array
+from numpy.typing import NDArray
 
 LEAST_BYTES = 4 << 20  # smaller arrays come from the heap, which keeps them itself
 HUGE_PAGE = 2 << 20
-LENDS = hasattr(mmap, "MADV_FREE") and hasattr(
-    mmap, "MADV_HUGEPAGE"
-)  # else a kept block would be lost to everybody else
+KEEPS = hasattr(mmap, "MADV_FREE") and hasattr(mmap, "MADV_HUGEPAGE")
 
-_lock = threading.Lock()
-_kept: list[mmap.mmap] = []
+# Its operations are single steps of the interpreter.  A lock could not be taken in a finalizer,
+# which the garbage collector may run in a thread that holds it.
+_kept: deque[mmap.mmap] = deque(maxlen=1)
 
 
 class _Block:
-    """Anonymous memory that an array lies in; kept when the array and its tensors are gone."""
+    """Anonymous memory of an array, kept once the array and its tensors are released."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -53,31 +51,29 @@ def _mapped(size: int) -> mmap.mmap:
 
 
 def _taken(size: int) -> mmap.mmap | None:
-    with _lock:
-        if _kept and len(_kept[0]) == _length(size):
-            return _kept.pop()
-        _kept.clear()  # of another size: it would lie idle beside the new block
-    return None
+    try:
+        memory = _kept.pop()
+    except IndexError:
+        return None
+    return memory if len(memory) == _length(size) else None  # another size would lie idle beside the new block
 
 
 def _keep(memory: mmap.mmap) -> None:
     memory.madvise(mmap.MADV_FREE)
-    with _lock:
-        _kept[:] = [memory]
+    _kept.append(memory)
 
 
 def forget() -> None:
     """Give the kept block back to the system."""
-    with _lock:
-        _kept.clear()
+    _kept.clear()
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """`numpy.empty`, in memory as above where it is large."""
+def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return `numpy.empty`, in memory as above where it is large."""
     dtype = np.dtype(dtype)
     size = dtype.itemsize
     for length in shape:
         size *= length
-    if size < LEAST_BYTES or not LENDS:
+    if size < LEAST_BYTES or not KEEPS:
         return np.empty(shape, dtype)
     return np.asarray(_Block(size)).view(dtype).reshape(shape)

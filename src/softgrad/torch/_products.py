@@ -24,7 +24,7 @@ from torch import Tensor
 from softgrad._core.arrays import Array
 from softgrad._core.products import NUMPY, Products
 from softgrad._core.threads import single_threaded_blas
-from softgrad.torch._batch import HALF, array_of, tensor_of
+from softgrad.torch._tensors import HALF, array_of, tensor_of
 
 VARIABLE = "SOFTGRAD_TORCH_PRODUCTS"
 NAMES = ("numpy", "torch")
@@ -64,7 +64,7 @@ class TorchProducts(Products):
     @contextmanager
     def single_threaded(self) -> Iterator[None]:
         """PyTorch's pool as well as NumPy's: threads of ours are told so when they first multiply."""
-        with single_threaded_blas(), _one_torch_thread():
+        with single_threaded_blas(), one_torch_thread(), _outside_modes():
             yield
 
     def widen(self, array: Array, _compute: Any) -> Array:
@@ -132,7 +132,7 @@ def _setters() -> tuple[Callable[[int], Any], Callable[[int], Any]]:
 
 
 def limit_worker() -> None:
-    """Our pool's threads multiply alone, for good; the caller's limit is lifted again by `_one_torch_thread`."""
+    """Our pool's threads multiply alone, for good; the caller's limit is lifted again by `one_torch_thread`."""
     if getattr(_worker, "limited", False):
         return
     torch.get_num_threads()  # a thread's first use of PyTorch sets its number: that must be over
@@ -143,7 +143,17 @@ def limit_worker() -> None:
 
 
 @contextmanager
-def _one_torch_thread() -> Iterator[None]:
+def _outside_modes() -> Iterator[None]:
+    """Hide products from the caller's modes, which would see those of one thread out of several."""
+    if not (torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack()):
+        yield
+        return
+    with torch.utils._python_dispatch._disable_current_modes(), torch._C.DisableTorchFunction():
+        yield
+
+
+@contextmanager
+def one_torch_thread() -> Iterator[None]:
     openmp, mkl = _setters()
     before = torch.get_num_threads()
     openmp(1)
@@ -163,6 +173,15 @@ _chosen: dict[tuple[torch.dtype, int], tuple[str, dict[str, float]]] = {}
 _lock = threading.Lock()
 
 
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)  # another thread of the parent may have held it
+
+
 def made(name: str, dtype: torch.dtype) -> Products:
     """Products of a name for a storage type."""
     if name == "torch":
@@ -180,18 +199,34 @@ def _half_is_native(dtype: torch.dtype) -> bool:
 
 def _time(products: Products, dtype: torch.dtype, depth: int) -> float:
     rows, classes = TRIAL
-    x = torch.full((rows, depth), 0.01, dtype=dtype)
-    w = torch.full((classes, depth), 0.01, dtype=dtype)
+    x, w = (np.full((n, depth), 0.01, np.float32) for n in TRIAL)
     compute = np.float64 if dtype == torch.float64 else np.float32
+    stored = [array_of(torch.from_numpy(array).to(dtype)) for array in (x, w)]
     with products.single_threaded():
-        xs = products.widen(array_of(x), compute)
+        xs = products.widen(stored[0], compute)
         out = np.empty((rows, classes), xs.dtype)
         times = []
         for _ in range(TRIAL_ROUNDS):
             start = time.perf_counter()
-            products.multiply(xs, products.widen(array_of(w), compute).T, out)
+            products.multiply(xs, products.widen(stored[1], compute).T, out)
             times.append(time.perf_counter() - start)
     return min(times)
+
+
+def _measured(dtype: torch.dtype, depth: int) -> dict[str, float] | None:
+    """Time the products in a thread of its own, out of sight of the caller's modes, such as flop counters."""
+    times: dict[str, float] = {}
+
+    def measure() -> None:
+        times.update({name: _time(made(name, dtype), dtype, depth) for name in NAMES})
+
+    try:
+        thread = threading.Thread(target=measure, daemon=True)
+        thread.start()
+    except RuntimeError:  # no thread can start: at exit, or for want of memory
+        return None
+    thread.join()
+    return times if len(times) == len(NAMES) else None
 
 
 def choose(dtype: torch.dtype, depth: int, impl: str | None = None) -> Products:
@@ -208,7 +243,9 @@ def choose(dtype: torch.dtype, depth: int, impl: str | None = None) -> Products:
     key = dtype, near
     with _lock:
         if key not in _chosen:
-            times = {name: _time(made(name, dtype), dtype, near) for name in NAMES}
+            times = _measured(dtype, near)
+            if times is None:
+                return made("numpy", dtype)
             # A tie goes to NumPy's, so that noise does not change a machine's bits from one process to the next.
             _chosen[key] = ("torch" if times["torch"] < TIE * times["numpy"] else "numpy", times)
         return made(_chosen[key][0], dtype)

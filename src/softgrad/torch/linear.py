@@ -1,4 +1,4 @@
-"""Linear layer and cross-entropy in one, without the N×V matrix of logits."""
+"""Cross-entropy of a linear layer's logits, without the N×V matrix of logits."""
 
 from __future__ import annotations
 
@@ -9,34 +9,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softgrad.torch import _tiled
-from softgrad.torch._batch import STORAGE
+from softgrad.torch import _formulas, _head
 from softgrad.torch._call import (
-    call_of,
+    Call,
+    autocasts,
     check_logits,
     check_targets,
     check_weights,
-    number,
+    foreign,
+    loss_dtype,
+    make_call,
     soft_ignore,
     split_target,
 )
-from softgrad.torch._composite import check_labels, has_tangent
 from softgrad.torch._documented import LOSS, documented
-from softgrad.torch._function import transformed
-from softgrad.torch._linear_function import LinearCrossEntropyFunction, Plan, accumulator
 from softgrad.torch._products import NAMES
-from softgrad.torch.loss import (
-    PLAIN,
-    autocasts,
-    dispatch,
-    followed,
-    followed_scalars,
-    in_forward_mode,
-    loss_dtype,
-    scalar,
-    soft_and_followed,
-    traced,
-)
+from softgrad.torch.loss import loss_of_logits
 
 __all__ = ["linear_cross_entropy"]
 
@@ -53,13 +41,13 @@ def linear_cross_entropy(
     weight: Tensor | None = None,
     ignore_index: int | None = -100,
     reduction: str = "mean",
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     sample_weight: Tensor | None = None,
     smooth_finite_only: bool = False,
     logit_scale: float | Tensor = 1.0,
-    softcap: float | None = None,
+    softcap: float | Tensor | None = None,
     temperature: float | Tensor = 1.0,
-    z_loss: float = 0.0,
+    z_loss: float | Tensor = 0.0,
     shift: bool = False,
     max_memory: int | None = None,
     accumulate_dtype: torch.dtype | None = None,
@@ -114,51 +102,37 @@ def linear_cross_entropy(
     ----------
     Wijmans et al., "Cut your losses in large-vocabulary language models", 2024, section 4 (never making the logits).
     """
-    if "DTensor" in (type(linear_weight).__name__, type(input).__name__):  # by name: to import it takes long
-        from softgrad.torch import _dtensor
-
-        return _dtensor.linear_cross_entropy(
-            input, linear_weight, linear_bias, target, weight, sample_weight, logit_scale, temperature, shift,
-            ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
-            smooth_finite_only=smooth_finite_only, softcap=softcap, z_loss=z_loss, max_memory=max_memory,
-            accumulate_dtype=accumulate_dtype, options=options, impl=impl, n_threads=n_threads,
-        )  # fmt: skip
+    for tensor in (input, linear_weight):
+        if type(tensor) is not Tensor and (found := foreign(tensor, "linear_cross_entropy")) is not None:
+            return found(
+                input, linear_weight, target, linear_bias=linear_bias, weight=weight, ignore_index=ignore_index,
+                reduction=reduction, label_smoothing=label_smoothing, sample_weight=sample_weight,
+                smooth_finite_only=smooth_finite_only, logit_scale=logit_scale, softcap=softcap,
+                temperature=temperature, z_loss=z_loss, shift=shift, max_memory=max_memory,
+                accumulate_dtype=accumulate_dtype, options=options, impl=impl, n_threads=n_threads,
+            )  # fmt: skip
     x, linear_weight, linear_bias = layer_of(input, linear_weight, linear_bias)
     target, values = split_target(target)
     if shift:
         x, target, values, sample_weight = shifted(x, target, values, sample_weight)
-    scalars = followed_scalars(logit_scale=logit_scale, temperature=temperature)
     ignored = -100 if ignore_index is None else ignore_index  # PyTorch's linear_cross_entropy says None for its default
-    call = call_of(
-        1,
-        loss_dtype(x),
-        soft_ignore(target, values, ignored),
-        reduction,
-        label_smoothing,
-        smooth_finite_only,
-        scalar("logit_scale", logit_scale, scalars),
-        number("softcap", softcap),
-        scalar("temperature", temperature, scalars),
-        number("z_loss", z_loss),
-        n_threads,
-        False,
-    )
+    call = make_call(
+        1, loss_dtype(x), soft_ignore(target, values, ignored), reduction, label_smoothing, smooth_finite_only,
+        logit_scale, softcap, temperature, z_loss, n_threads,
+    )  # fmt: skip
     if linear_weight.ndim > 2:
-        return _many_heads(x, linear_weight, linear_bias, target, values, weight, sample_weight, call, scalars)
+        return _many_heads(x, linear_weight, linear_bias, (target, values, weight, sample_weight), call)
     outer, classes = tuple(x.shape[:-1]), linear_weight.shape[0]
-    check_targets(target, values, (*outer, classes), len(outer), call.options, x.device)
-    if weight is not None or sample_weight is not None:
-        check_weights(weight, sample_weight, (*outer, classes), len(outer), x.device)
+    check_targets(target, values, (*outer, classes), len(outer), call.options.ignore_index, x.device)
+    check_weights(weight, sample_weight, (*outer, classes), len(outer), x.device)
     checked_memory(max_memory)
     max_rows, accumulate_dtype = honoured(options, accumulate_dtype)
-    plan = Plan(call, max_memory, max_rows, checked_impl(impl), accumulator(linear_weight.dtype, accumulate_dtype))
-    shaped = target
+    plan = _head.Plan(
+        max_memory, max_rows, checked_impl(impl), _head.accumulator(linear_weight.dtype, accumulate_dtype)
+    )
+    _formulas.check_labels(target, values, classes, call.options.ignore_index, before=(len(outer) - 1, int(shift)))
     flat, target, values, sample_weight = flat_rows(x, classes, target, values, sample_weight)
-    try:
-        loss = _dispatch((flat, linear_weight, linear_bias, target, values, weight, sample_weight), plan, scalars)
-    except IndexError:  # the place in the caller's target, not among the flattened rows
-        check_labels(shaped, values, classes, call.options, before=(len(outer) - 1, int(shift)))
-        raise
+    loss = _head.head_loss((flat, linear_weight, linear_bias, target, values, weight, sample_weight), call, plan)
     return loss.reshape(outer) if reduction == "none" else loss
 
 
@@ -168,7 +142,7 @@ NAMES_OF_LAYER = ("input", "linear_weight", "linear_bias")
 def layer_of(
     x: Any, weight: Any, bias: Any, names: tuple[str, str, str] = NAMES_OF_LAYER
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The layer's tensors, checked, in autocast's type where autocast is on."""
+    """Validate a layer's tensors; return them in autocast's type where autocast is on."""
     for name, tensor in zip(names, (x, weight, bias), strict=True):
         if tensor is None and name == names[2]:
             continue
@@ -193,23 +167,21 @@ def layer_of(
     return x, weight, bias
 
 
-def _many_heads(
-    x: Tensor, heads: Tensor, bias: Any, target: Any, values: Any, weight: Any, sample_weight: Any, call: Any,
-    scalars: Any,
-) -> Tensor:  # fmt: skip
-    """A weight of shape (C, d_1, …, D): logits (N, C, d_1, …) and their loss, as PyTorch has it."""
+def _many_heads(x: Tensor, heads: Tensor, bias: Any, others: tuple[Any, ...], call: Call) -> Tensor:
+    """Return the loss of a weight of shape (C, d_1, …, D), by way of its logits (N, C, d_1, …), as PyTorch has it."""
     if x.ndim != 2:
         raise ValueError(f"linear_weight of shape {tuple(heads.shape)} needs an input (N, D), not {tuple(x.shape)}")
     flat_bias = None if bias is None else bias.reshape(-1)
     logits = torch.nn.functional.linear(x, heads.reshape(-1, heads.shape[-1]), flat_bias)
     logits = logits.reshape(len(x), *heads.shape[:-1])
-    check_targets(target, values, logits.shape, 1, call.options, logits.device)
+    target, values, weight, sample_weight = others
+    check_targets(target, values, logits.shape, 1, call.options.ignore_index, logits.device)
     check_weights(weight, sample_weight, logits.shape, 1, logits.device)
-    return dispatch(logits, target, values, weight, sample_weight, call, scalars)
+    return loss_of_logits((logits, *others), call)
 
 
 def shifted(x: Tensor, target: Any, values: Any, sample_weight: Any) -> tuple[Tensor, Any, Any, Any]:
-    """Position t predicts target t + 1: the causal language model's targets."""
+    """Return inputs and targets of which position t predicts target t + 1."""
     if x.ndim < 2:
         raise ValueError(f"shift=True needs a sequence: input (..., T, D), not {tuple(x.shape)}")
     axis = x.ndim - 2
@@ -221,7 +193,7 @@ def shifted(x: Tensor, target: Any, values: Any, sample_weight: Any) -> tuple[Te
 
 
 def honoured(options: Any, accumulate_dtype: torch.dtype | None) -> tuple[int | None, torch.dtype | None]:
-    """What PyTorch's ``LinearCrossEntropyOptions`` mean here; what means nothing here is refused by name."""
+    """Return ``batch_chunk_size`` and ``acc_dtype`` of PyTorch's options; refuse those without a meaning here."""
     if options is None:
         return None, accumulate_dtype
     known = {"allow_retain_graph", "batch_chunk_size", "chunking_method", "acc_policy", "acc_dtype"}
@@ -261,7 +233,7 @@ def checked_impl(impl: str | None) -> str | None:
 
 
 def flat_rows(x: Tensor, classes: int, target: Any, values: Any, sample_weight: Any) -> tuple[Tensor, Any, Any, Any]:
-    """Inputs of any leading rank as (N, D), and what belongs to their rows likewise."""
+    """Return inputs of any leading rank as (N, D), and targets and weights of their rows likewise."""
     if x.ndim == 2:
         return x, target, values, sample_weight
     n = math.prod(x.shape[:-1])
@@ -272,33 +244,3 @@ def flat_rows(x: Tensor, classes: int, target: Any, values: Any, sample_weight: 
     elif target is not None:
         target = target.reshape((n, classes) if target.is_floating_point() else (n,))
     return flat, target, values, None if sample_weight is None else sample_weight.reshape(n)
-
-
-def _dispatch(tensors: tuple[Any, ...], plan: Plan, scalars: dict[str, Tensor]) -> Tensor:
-    """Choose who computes: tiles through the kernels, tiles in PyTorch's operations, or the logits and their loss."""
-    x, weight, bias, target, values, class_weight, sample_weight = tensors
-    tracing_tangents = torch.compiler.is_compiling() and in_forward_mode()
-    weights = any(t is not None and followed(t) for t in (class_weight, sample_weight))
-    soft = soft_and_followed(target, values)
-    # A graph cannot hold the tiles' own derivatives.
-    compiled = torch.compiler.is_compiling() and (bool(scalars) or weights or soft or plan.impl == "composite")
-    if transformed() or tracing_tangents or compiled or has_tangent(x) or has_tangent(weight) or has_tangent(bias):
-        logits = torch.nn.functional.linear(x, weight, bias)
-        return dispatch(logits, target, values, class_weight, sample_weight, plan.call, scalars)
-    odd = type(x) not in PLAIN or type(weight) not in PLAIN or traced()
-    if (
-        odd
-        or scalars
-        or weights
-        or soft
-        or plan.impl == "composite"
-        or x.device.type != "cpu"
-        or x.dtype not in STORAGE
-    ):
-        check_labels(target, values, len(weight), plan.call.options)
-        return _tiled.linear_cross_entropy(tensors, plan.call, scalars, plan.max_memory)
-    if torch.compiler.is_compiling():
-        from softgrad.torch import _compiled
-
-        return _compiled.linear_cross_entropy(tensors, plan)
-    return LinearCrossEntropyFunction.apply(*tensors, plan, torch.is_grad_enabled())

@@ -4,86 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from softgrad.torch import _composite
-from softgrad.torch._batch import STORAGE
+from softgrad.torch import _formulas, _rows
 from softgrad.torch._call import (
     Call,
-    call_of,
+    Path,
     check_logits,
     check_targets,
     check_weights,
+    choose_path,
     class_axis,
-    number,
+    foreign,
+    loss_dtype,
+    make_call,
+    refuse_inplace,
     soft_ignore,
     split_target,
 )
 from softgrad.torch._documented import LOSS, documented
-from softgrad.torch._function import CrossEntropyFunction, Transformable, nested_forward, transformed
+from softgrad.torch._formulas import RowMask, RowValues
+from softgrad.torch._legacy import legacy_reduction
 
 __all__ = ["cross_entropy"]
-
-
-PLAIN = (Tensor, torch.nn.Parameter)  # other subclasses of Tensor are known to PyTorch's operations alone
-
-
-def traced() -> bool:
-    """Whether ``make_fx`` or the like records operations: it would not see the kernels'."""
-    if torch.compiler.is_compiling():
-        return False
-    return bool(torch._C._len_torch_dispatch_stack()) and get_proxy_mode() is not None
-
-
-def autocasts(kind: str) -> bool:
-    """Whether autocast is on for a kind of device; of some it does not know it cannot be asked."""
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def loss_dtype(logits: Tensor) -> torch.dtype:
-    """PyTorch's rule: the dtype of the input, and float32 where autocast is on."""
-    if autocasts(logits.device.type) and logits.dtype in (torch.float16, torch.bfloat16):
-        return torch.float32
-    return logits.dtype
-
-
-def followed(tensor: Any) -> bool:
-    """Whether a derivative by this argument may be asked for."""
-    if torch.compiler.is_compiling():  # inside torch.func or forward mode everything is composite there
-        return isinstance(tensor, Tensor) and tensor.requires_grad and torch.is_grad_enabled()
-    return isinstance(tensor, Tensor) and (
-        (tensor.requires_grad and torch.is_grad_enabled())
-        or torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        or _composite.has_tangent(tensor)
-    )
-
-
-def soft_and_followed(target: Tensor, values: Tensor | None) -> bool:
-    """Whether a derivative by soft targets may be asked for."""
-    soft = target if values is None else values
-    return soft.is_floating_point() and followed(soft)
-
-
-def in_forward_mode() -> bool:
-    """Whether a level of forward mode is open; a graph compiled outside is not used inside, nor the reverse."""
-    return bool(torch.autograd.forward_ad._current_level >= 0)
-
-
-def followed_scalars(**numbers: Any) -> dict[str, Tensor]:
-    """Those of the numbers that are tensors with a derivative."""
-    if not any(isinstance(value, Tensor) for value in numbers.values()):
-        return {}
-    # A graph cannot read a number from a tensor: there the formulas take the tensor itself.
-    compiling = torch.compiler.is_compiling()
-    return {n: value for n, value in numbers.items() if isinstance(value, Tensor) and (compiling or followed(value))}
-
-
-def scalar(name: str, value: Any, scalars: dict[str, Tensor]) -> Any:
-    """The number to check; what ``torch.func`` has wrapped, or ``torch.compile`` traces, cannot be looked at."""
-    unseen = name in scalars and (transformed() or torch.compiler.is_compiling())
-    return 1.0 if unseen else number(name, value)
 
 
 @documented(*LOSS, "inplace", "n_threads")
@@ -91,16 +34,18 @@ def cross_entropy(
     input: Tensor,  # noqa: A002 - PyTorch's name
     target: Any,
     weight: Tensor | None = None,
-    *,
+    size_average: bool | None = None,
     ignore_index: int = -100,
+    reduce: bool | None = None,
     reduction: str = "mean",
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
+    *,
     sample_weight: Tensor | None = None,
     smooth_finite_only: bool = False,
     logit_scale: float | Tensor = 1.0,
-    softcap: float | None = None,
+    softcap: float | Tensor | None = None,
     temperature: float | Tensor = 1.0,
-    z_loss: float = 0.0,
+    z_loss: float | Tensor = 0.0,
     inplace: bool = False,
     n_threads: int | None = None,
 ) -> Tensor:
@@ -151,87 +96,41 @@ def cross_entropy(
     ----------
     Bishop, "Pattern Recognition and Machine Learning", 2006, equations 4.108 and 4.109.
     """
-    if type(input).__name__ == "DTensor":  # by name: to import it takes longer than a loss
-        from softgrad.torch import _dtensor
-
-        return _dtensor.cross_entropy(
-            input, target, weight, sample_weight, logit_scale, temperature, inplace, ignore_index=ignore_index,
-            reduction=reduction, label_smoothing=label_smoothing, smooth_finite_only=smooth_finite_only,
-            softcap=softcap, z_loss=z_loss, n_threads=n_threads,
+    if type(input) is not Tensor and (found := foreign(input, "cross_entropy")) is not None:
+        return found(
+            input, target, weight, ignore_index=ignore_index, reduction=legacy_reduction(size_average, reduce, reduction),
+            label_smoothing=label_smoothing, sample_weight=sample_weight, smooth_finite_only=smooth_finite_only,
+            logit_scale=logit_scale, softcap=softcap, temperature=temperature, z_loss=z_loss, inplace=inplace,
+            n_threads=n_threads,
         )  # fmt: skip
     check_logits(input)
     axis = class_axis(input)
     target, values = split_target(target)
-    scalars = followed_scalars(logit_scale=logit_scale, temperature=temperature)
-    call = call_of(
-        axis,
-        loss_dtype(input),
-        soft_ignore(target, values, ignore_index),
-        reduction,
-        label_smoothing,
-        smooth_finite_only,
-        scalar("logit_scale", logit_scale, scalars),
-        number("softcap", softcap),
-        scalar("temperature", temperature, scalars),
-        number("z_loss", z_loss),
-        n_threads,
-        inplace,
-    )
-    check_targets(target, values, input.shape, axis, call.options, input.device)
+    call = make_call(
+        axis, loss_dtype(input), soft_ignore(target, values, ignore_index),
+        legacy_reduction(size_average, reduce, reduction), label_smoothing, smooth_finite_only, logit_scale, softcap,
+        temperature, z_loss, n_threads, inplace,
+    )  # fmt: skip
+    check_targets(target, values, input.shape, axis, call.options.ignore_index, input.device)
     if weight is not None or sample_weight is not None:
         check_weights(weight, sample_weight, input.shape, axis, input.device)
-    return dispatch(input, target, values, weight, sample_weight, call, scalars)
+    return loss_of_logits((input, target, values, weight, sample_weight), call)
 
 
-def dispatch(
-    logits: Tensor,
-    target: Tensor,
-    values: Tensor | None,
-    weight: Tensor | None,
-    sample_weight: Tensor | None,
-    call: Call,
-    scalars: dict[str, Tensor],
-) -> Tensor:
-    """Choose who computes: the kernels, or PyTorch's own operations."""
-    tensors = (logits, target, values, weight, sample_weight)
-    native = (
-        type(logits) in PLAIN
-        and not (torch.compiler.is_compiling() and (in_forward_mode() or transformed()))  # the operators know neither
-        and not (transformed() and nested_forward())
-        and not traced()
-        and logits.device.type == "cpu"
-        and logits.dtype in STORAGE
-        and not scalars
-        and not (weight is not None and followed(weight))
-        and not (sample_weight is not None and followed(sample_weight))
-        and not (torch.compiler.is_compiling() and soft_and_followed(target, values))  # the operators' one gap
-    )
+def loss_of_logits(tensors: tuple[Any, ...], call: Call) -> Tensor:
+    """Return the loss of a validated call; tensors are logits, target, values, class weight and sample weight."""
+    logits, target, values, weight, sample_weight = tensors
+    path = choose_path(logits, tensors[1:], call.numbers)
     if call.inplace:
-        refuse_inplace(logits, native)
-    if not native:
-        _composite.check_labels(target, values, logits.shape[call.axis], call.options)
-        return _composite.cross_entropy(tensors, call.options, call.axis, call.dtype, scalars)
-    if transformed():
-        return Transformable.apply(*tensors, call)
-    if torch.compiler.is_compiling():
-        from softgrad.torch import _compiled
+        refuse_inplace(logits, path)
+    if path is Path.FORMULAS:
+        _formulas.check_labels(target, values, logits.shape[call.axis], call.options.ignore_index)
+        return _rows.formula_loss(list(tensors), call)
+    followed = call.numbers or any(t is not None and t.requires_grad for t in (weight, sample_weight))
+    if path is Path.KERNELS and not followed and _rows.makes_gradient_with_loss(logits, call):
+        return _rows.LossFunction.apply(*tensors, call)
 
-        return _compiled.cross_entropy(tensors, call)
-    return CrossEntropyFunction.apply(*tensors, call, torch.is_grad_enabled())
+    def rows(inside: Tensor | None, mask: RowMask) -> RowValues:
+        return _rows.native_rows((logits, target, values, inside), call, path, active=mask.active)
 
-
-def refuse_inplace(logits: Tensor, native: bool) -> None:
-    """Say at once where writing over the logits cannot be right."""
-    if not native:
-        raise ValueError("inplace=True needs logits on the CPU, and no derivative by weights or temperature")
-    if transformed() or _composite.has_tangent(logits):
-        raise ValueError("inplace=True does not go with torch.func or forward mode, which read the logits again")
-    if logits.requires_grad and logits.is_leaf:
-        raise ValueError("inplace=True would write over a leaf; use it on logits that a layer computed")
-    if torch.compiler.is_compiling():
-        raise ValueError("inplace=True is for eager code; torch.compile decides itself what may be written over")
-    reach = 0
-    for stride, length in sorted(zip(logits.stride(), logits.shape, strict=True)):
-        if length > 1 and stride <= reach:
-            raise ValueError("inplace=True would write to elements that share memory (an expanded or overlapping view)")
-        reach += stride * (length - 1)
+    return _formulas.loss_of_rows(rows, tensors[1:], call, _rows.total_on(path))

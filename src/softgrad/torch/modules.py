@@ -24,8 +24,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
     weight, size_average, ignore_index, reduce, reduction, label_smoothing
         As in `torch.nn.CrossEntropyLoss`.
     smooth_finite_only, logit_scale, softcap, temperature, z_loss, inplace, n_threads
-        As in `softgrad.torch.cross_entropy`.  A `torch.nn.Parameter` for ``temperature`` or ``logit_scale`` is one of
-        the module's.
+        As in `softgrad.torch.cross_entropy`.  A `torch.nn.Parameter` among them is one of the module's, and learnt.
 
     Raises
     ------
@@ -51,13 +50,13 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         ignore_index: int = -100,
         reduce: bool | None = None,
         reduction: str = "mean",
-        label_smoothing: float = 0.0,
+        label_smoothing: float | Tensor = 0.0,
         *,
         smooth_finite_only: bool = False,
         logit_scale: float | Tensor = 1.0,
-        softcap: float | None = None,
+        softcap: float | Tensor | None = None,
         temperature: float | Tensor = 1.0,
-        z_loss: float = 0.0,
+        z_loss: float | Tensor = 0.0,
         inplace: bool = False,
         n_threads: int | None = None,
     ) -> None:
@@ -131,13 +130,13 @@ class LinearCrossEntropyLoss(torch.nn.Module):
         reduction: str = "mean",
         weight: Tensor | None = None,
         ignore_index: int | None = None,
-        label_smoothing: float = 0.0,
+        label_smoothing: float | Tensor = 0.0,
         options: Any = None,
         smooth_finite_only: bool = False,
         logit_scale: float | Tensor = 1.0,
-        softcap: float | None = None,
+        softcap: float | Tensor | None = None,
         temperature: float | Tensor = 1.0,
-        z_loss: float = 0.0,
+        z_loss: float | Tensor = 0.0,
         max_memory: int | None = None,
         accumulate_dtype: torch.dtype | None = None,
         impl: str | None = None,

@@ -1,0 +1,406 @@
+"""The row primitive on a linear head through the CPU kernels, as autograd sees it.
+
+`NativeHeadRows` maps ``x Wᵀ + b`` to row values, a tile of logits at a time, and makes the logits
+again in its backward pass: four matrix products, any upstream.  `HeadLossFunction` is a schedule for
+losses that are reduced to one number: it makes the gradients in the forward pass, with three products.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softgrad._core import backend
+from softgrad._core.arrays import Array
+from softgrad._core.linear_tiles import HeadTiles, Layer, LinearGradients, TileSizes, contiguous, loss_tiles
+from softgrad._core.schedule import run_gradient, run_statistics
+from softgrad.torch import _formulas, _memory, _rows, _tiles
+from softgrad.torch._call import Call, Path, choose_path
+from softgrad.torch._formulas import RowMask, RowValues
+from softgrad.torch._products import TorchProducts, choose
+from softgrad.torch._tensors import (
+    ARRAY_DTYPES,
+    HALF,
+    STORAGE,
+    array_of,
+    class_vector_of,
+    lent_array_of,
+    targets_of,
+    tensor_of,
+    threads_for,
+    vector_of,
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Plan:
+    """How a call of the linear head runs.
+
+    Attributes
+    ----------
+    max_memory : int or None
+        Bytes of the tiles.
+    max_rows : int or None
+        Rows of a tile at most.
+    impl : str or None
+        Whose matrix products; ``composite`` for PyTorch's operations throughout.
+    accumulate_dtype : torch.dtype or None
+        What tiles of rows add up in.
+    """
+
+    max_memory: int | None = None
+    max_rows: int | None = None
+    impl: str | None = None
+    accumulate_dtype: torch.dtype | None = None
+
+
+def accumulator(dtype: torch.dtype, asked: torch.dtype | None = None) -> torch.dtype:
+    """Return the type in which tiles of rows add up."""
+    usual = torch.float32 if dtype in HALF else dtype
+    if asked not in (None, usual, torch.float64):
+        raise ValueError(
+            f"accumulate_dtype={asked} is none of {usual} (the default) and torch.float64 for {dtype} weights"
+        )
+    return usual if asked is None else asked
+
+
+def head_path(tensors: tuple[Any, ...], call: Call, plan: Plan) -> Path:
+    """Decide who computes a head; tensors are x, W, b, target, values, class weight and perhaps sample weight."""
+    x, linear_weight, _, target, values, weight, *_ = tensors
+    path = choose_path(x, tensors[1:], call.numbers)
+    if path is Path.FORMULAS or plan.impl == "composite":
+        return Path.FORMULAS
+    soft = target if values is None else values
+    by_class = weight is not None and weight.requires_grad
+    labelled = _formulas.is_labels(target, values)
+    if (soft is not None and soft.requires_grad) or (by_class and not (labelled and call.options.label_smoothing == 0)):
+        return Path.FORMULAS
+    if call.numbers.keys() - {"z_loss"} and head_sizes(x, linear_weight, plan, windows=True).cols < len(linear_weight):
+        return Path.FORMULAS  # sums over the gradient need whole rows
+    return path
+
+
+def head_loss(tensors: tuple[Any, ...], call: Call, plan: Plan) -> Tensor:
+    """Return the loss of a validated call; tensors are x (N, D), W, b, target, values, class weight, sample weight."""
+    weight, sample_weight = tensors[5:]
+    path = head_path(tensors, call, plan)
+    followed = call.numbers or any(t is not None and t.requires_grad for t in (weight, sample_weight))
+    if path is not Path.FORMULAS and not followed and makes_gradients_with_loss(tensors, call, plan):
+        if path is Path.OPERATORS:
+            from softgrad.torch import _operators
+
+            return _operators.head_loss(tensors, call, plan)
+        return HeadLossFunction.apply(*tensors, call, plan)
+
+    def rows(inside: Tensor | None, mask: RowMask) -> RowValues:
+        return head_rows((*tensors[:5], inside), call, plan, mask, path=path)
+
+    return _formulas.loss_of_rows(rows, tensors[3:], call, _rows.total_on(path))
+
+
+def makes_gradients_with_loss(tensors: tuple[Any, ...], call: Call, plan: Plan) -> bool:
+    """Return whether `HeadLossFunction` is the best schedule: one number, whole rows, no hooks of saved tensors."""
+    x, linear_weight = tensors[:2]
+    return (
+        call.reduction != "none"
+        and head_sizes(x, linear_weight, plan, windows=True).cols == len(linear_weight)
+        and (torch.compiler.is_compiling() or torch._C._autograd._top_saved_tensors_default_hooks(True) is None)
+    )
+
+
+def head_rows(
+    tensors: tuple[Any, ...], call: Call, plan: Plan, mask: RowMask, *, by_products: bool = False,
+    path: Path | None = None,
+) -> RowValues:  # fmt: skip
+    """Return row values of a head; tensors are x (N, D), W, b, target, values and class weight."""
+    if path is None:
+        path = head_path((*tensors, mask.active), call, plan)
+    if path is Path.FORMULAS:
+        return _tiles.row_values(tensors, call, mask, plan.max_memory)
+    if path is Path.OPERATORS:
+        from softgrad.torch import _operators
+
+        return _operators.head_rows(tensors, call, plan, mask.active, by_products)
+    numbers = (call.numbers.get(name) for name in _rows.NUMBERS)
+    return RowValues(*NativeHeadRows.apply(*tensors, *numbers, call, plan, mask.active, by_products))
+
+
+# --- the walk ---------------------------------------------------------------------------------------------------------
+
+
+def head_sizes(x: Tensor, linear_weight: Tensor, plan: Plan, *, windows: bool) -> TileSizes:
+    """Return the sizes of the tiles of logits; half precision counts as if it were always converted."""
+    item = 8 if x.dtype == torch.float64 else 4
+    return TileSizes.of(
+        len(x), x.shape[-1], len(linear_weight), item, x.dtype in HALF, plan.max_memory, plan.max_rows, windows
+    )
+
+
+class HeadWalk(HeadTiles):
+    """Tiles of a head with the targets of their rows and columns.
+
+    Attributes
+    ----------
+    storage : Storage
+        Of the logits in a tile.
+    row_weight : ndarray or None
+        Row weights of the kernels.
+    classes, first : int
+        All classes, and the first of this slice of them.
+    settled : Settled
+        What the newest head found in its targets and weights.
+    """
+
+    def __init__(
+        self, tensors: tuple[Any, ...], call: Call, plan: Plan, row_weight: Array | None = None, *,
+        sizes: TileSizes | None = None, windows: bool = True, first: int = 0, classes: int | None = None,
+        z_loss: float = 0.0,
+    ) -> None:  # fmt: skip
+        x, linear_weight, bias, *self.targets, weight = tensors
+        products = choose(x.dtype, x.shape[-1], plan.impl)
+        half = x.dtype in HALF and not isinstance(products, TorchProducts)
+        kind = torch.float32 if half else x.dtype
+        layer = Layer(
+            contiguous(array_of(x)), contiguous(lent_array_of(linear_weight)),
+            None if bias is None else lent_array_of(bias), ARRAY_DTYPES[kind],
+        )  # fmt: skip
+        self.call, self.storage, self.row_weight = call, STORAGE[kind], row_weight
+        self.first, self.classes = first, len(linear_weight) if classes is None else classes
+        self.options = _rows.native_options(call.options, z_loss)
+        self.class_weight = class_vector_of(weight, self.storage)
+        threads = threads_for(call.n_threads, len(x) * max(1, len(linear_weight)))
+        sizes = head_sizes(x, linear_weight, plan, windows=windows) if sizes is None else sizes
+        super().__init__(layer, sizes, threads, products)
+
+    def head(self, logits: Array, rows: tuple[int, int], window: tuple[int, int], mean: bool = False) -> Any:
+        """Return the kernels' view of one tile, its labels checked."""
+        part = slice(*rows)
+        target, values = self.targets
+        if target is not None and values is None and target.is_floating_point():
+            targets = targets_of(target[part, slice(*window)], None, 1, self.first + window[0], self.classes)
+        else:
+            targets = targets_of(target, values, 1, self.first + window[0], self.classes, part)
+        head = backend.kernels().Head(
+            logits, self.storage, targets, self.options,
+            None if self.class_weight is None else self.class_weight[slice(*window)],
+            None if self.row_weight is None else self.row_weight[part],
+        )  # fmt: skip
+        self.settled = head.settle(mean)
+        if self.settled.bad_row >= 0:
+            raise IndexError("target changed while it was read: it holds an invalid label")
+        return head
+
+    def statistics(self, buffers: dict[str, Array], by_products: bool = False) -> Array:
+        """Fill row values; return the records of all rows, merged over the windows."""
+        n = len(self.layer.x)
+        records = np.zeros(n, dtype=f"V{backend.kernels().statistics_size}")
+        with self.products.single_threaded():
+            for rows in self.rows:
+                x, count = self.inputs(*rows), rows[1] - rows[0]
+                part = {name: buffer[slice(*rows)] for name, buffer in buffers.items()}
+                for window in self.windows:
+                    logits = self.logits(x, window)
+                    head, cols = self.head(logits, rows, window), window[1] - window[0]
+                    last = window is self.windows[-1]
+                    outputs = backend.kernels().Outputs(
+                        count, cols, self.storage, **(part if len(self.windows) == 1 else {})
+                    )
+                    found = run_statistics(head, outputs, count, cols, self.n_threads, by_products=by_products)
+                    if window[0] == 0:
+                        records[slice(*rows)] = found
+                    else:
+                        head.merge(records[slice(*rows)], found)
+                    if last and len(self.windows) > 1:
+                        outputs = backend.kernels().Outputs(count, cols, self.storage, **part)
+                        head.finish(outputs, records[slice(*rows)], 0, count)
+        return records
+
+    def gradients(
+        self, records: Array, upstream: tuple[Array | None, ...], grads: LinearGradients, sums: dict[str, Array],
+        *, kept: bool = False, rows_done: Any = None,
+    ) -> None:  # fmt: skip
+        """Add the gradients for upstream numbers of cross-entropy, lse and entropy to ``grads``.
+
+        ``kept``: the one tile still holds its logits.  ``rows_done(lo, hi)`` is called when a tile's gradient by x is
+        complete, before its products for W.
+        """
+        wide = len(self.windows) > 1 and grads.x is not None and self.layer.converts
+        x_rows = np.empty((self.sizes.rows, self.layer.x.shape[1]), self.layer.compute) if wide else None
+        with self.products.single_threaded():
+            for rows in self.rows:
+                x, count, part = self.inputs(*rows), rows[1] - rows[0], slice(*rows)
+                for window in self.windows:
+                    cols = window[1] - window[0]
+                    g = self.view(count, window) if kept else self.logits(x, window)
+                    head = self.head(g, rows, window)
+                    head.set_upstream(*(None if u is None else u[part] for u in upstream))
+                    buffers = {name: buffer[part] for name, buffer in sums.items()}
+                    outputs = backend.kernels().Outputs(count, cols, self.storage, grad=g, **buffers)
+                    run_gradient(head, outputs, records[part], count, cols, self.n_threads)
+                    if grads.x is not None:
+                        to = grads.x[part] if x_rows is None else x_rows[:count]
+                        self.add_to_x(g, window, to, window[0] == 0)
+                        if window is self.windows[-1] and x_rows is not None:
+                            self.products.store(grads.x[part], x_rows[:count])
+                    if rows_done is not None and window is self.windows[-1]:
+                        rows_done(*rows)
+                    self.add_to_weight(g, x, window, grads.weight, grads.bias, rows[0] == 0)
+
+
+def fresh_tensor(shape: Any, dtype: torch.dtype) -> Tensor:
+    """Return uninitialised memory as a tensor."""
+    return tensor_of(_memory.empty(tuple(shape), ARRAY_DTYPES[dtype]), dtype)
+
+
+def gradient_tensors(tensors: tuple[Any, ...], plan: Plan, needs: Any) -> list[Tensor | None]:
+    """Return memory for the gradients by x, W and b that are needed."""
+    x, linear_weight = tensors[:2]
+    wide = plan.accumulate_dtype or accumulator(linear_weight.dtype)
+    return [
+        fresh_tensor(x.shape, x.dtype) if needs[0] else None,
+        fresh_tensor(linear_weight.shape, wide) if needs[1] else None,
+        fresh_tensor(linear_weight.shape[:1], wide) if needs[2] else None,
+    ]
+
+
+def gradient_arrays(grads: list[Tensor | None]) -> LinearGradients:
+    """Return the gradients' memory as arrays."""
+    return LinearGradients(*(None if grad is None else array_of(grad) for grad in grads))
+
+
+def rounded(grad: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return a gradient in its tensor's type, or wider where ``Tensor.grad_dtype`` asks for it."""
+    if grad is None:
+        return None
+    dtype = getattr(like, "grad_dtype", like.dtype) if like.is_leaf else like.dtype
+    return grad.to(like.dtype if dtype is None else dtype)
+
+
+class NativeHeadRows(torch.autograd.Function):
+    """Row values of ``x Wᵀ + b``.
+
+    Inputs are x, W, b, target, values, class weight, the followed ones of logit scale, softcap and temperature (else
+    None), the `Call`, the `Plan`, the mask of active rows or None, and whether entropy, arg-max and rank are wanted.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        *tensors, call, plan, active, by_products = inputs
+        ctx.call, ctx.plan, ctx.row_weight, ctx.by_products = call, plan, vector_of(active), by_products
+        walk = HeadWalk(tuple(tensors[:6]), call, plan, ctx.row_weight, windows=not by_products)
+        found = _rows.buffers_for(len(tensors[0]), by_products)
+        ctx.records = walk.statistics(found, by_products)
+        one_tile = len(walk.rows) == len(walk.windows) == 1 and any(ctx.needs_input_grad)
+        ctx.tile = walk.tile if one_tile else None  # within the budget: no need to make the logits again
+        ctx.save_for_backward(*tensors)
+        results = _rows.row_tensors(found, (len(tensors[0]),))
+        ctx.mark_non_differentiable(*results[3:])
+        ctx.set_materialize_grads(False)
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
+        tensors, needs = list(ctx.saved_tensors), list(ctx.needs_input_grad[:9])
+        upstream = upstream[:3]
+        if all(g is None for g in upstream):
+            return (None,) * 13
+        if torch.is_grad_enabled() or _rows.batched(*upstream):
+            active = None if ctx.row_weight is None else torch.from_numpy(ctx.row_weight != 0)
+            leaves = _rows.again(tensors, needs)
+            with torch.enable_grad():
+                rows = logit_rows(leaves, ctx.call, active)
+                grads = _rows.differentiable(rows, upstream, leaves, needs)
+            return (*grads, None, None, None, None)
+        walk = HeadWalk(tuple(tensors[:6]), ctx.call, ctx.plan, ctx.row_weight, windows=not ctx.by_products)
+        kept = ctx.tile is not None
+        if kept:
+            walk.tile, ctx.tile = ctx.tile, None  # the gradient is written over it
+        found = gradient_tensors(tuple(tensors), ctx.plan, needs)
+        sums = {name: np.empty(len(tensors[0])) for name in ("along", "slope")} if any(needs[6:]) else {}
+        walk.gradients(ctx.records, tuple(map(vector_of, upstream)), gradient_arrays(found), sums, kept=kept)
+        numbers = _rows.number_gradients(ctx.call.options, sums, tensors[6:9], needs[6:9])
+        layer = (rounded(grad, like) for grad, like in zip(found, tensors, strict=False))
+        return (*layer, None, None, None, *numbers, None, None, None, None)
+
+
+def logit_rows(tensors: list[Any], call: Call, active: Tensor | None) -> RowValues:
+    """Return row values by way of the N×V logits, in PyTorch's operations."""
+    x, linear_weight, bias, *others = tensors
+    logits = torch.nn.functional.linear(x, linear_weight, bias)
+    return _rows.formula_rows([logits, *others], call, active, axis=1)
+
+
+class HeadLossFunction(torch.autograd.Function):
+    """The loss of ``x Wᵀ + b``; inputs are x, W, b, target, values, class weight, sample weight, `Call` and `Plan`.
+
+    The first backward pass hands over the gradients that were made with the loss; another one, under
+    ``retain_graph``, makes them again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        *tensors, call, plan = inputs
+        needs = ctx.needs_input_grad[:3]
+        total, ctx.grads = loss_and_gradients(tuple(tensors), call, plan, needs)
+        ctx.call, ctx.plan = call, plan
+        ctx.save_for_backward(*tensors)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+        tensors, needs = ctx.saved_tensors, list(ctx.needs_input_grad[:7])
+        if torch.is_grad_enabled() or _rows.batched(upstream):
+            leaves = _rows.again(list(tensors), needs)
+            with torch.enable_grad():
+                logits = torch.nn.functional.linear(*leaves[:3])
+                loss = _rows.formula_loss([logits, *leaves[3:]], ctx.call, axis=1)
+                grads = _rows.differentiable((loss,), (upstream,), leaves, needs)  # type: ignore[arg-type]
+            return (*grads, None, None)
+        scale = float(upstream)
+        grads, ctx.grads = ctx.grads, None
+        if grads is None:
+            grads = loss_and_gradients(tensors, ctx.call, ctx.plan, needs)[1]
+        for grad in grads:
+            if grad is not None and scale != 1.0:
+                grad.mul_(scale)
+        layer = (rounded(grad, like) for grad, like in zip(grads, tensors, strict=False))
+        return (*layer, None, None, None, None, None, None)
+
+
+def loss_and_gradients(
+    tensors: tuple[Any, ...], call: Call, plan: Plan, needs: Any
+) -> tuple[Tensor, list[Tensor | None]]:
+    """Return the loss, and the gradients by x, W and b that are needed, from one walk over whole rows."""
+    x = tensors[0]
+    n = len(x)
+    walk = HeadWalk(tensors[:6], call, plan, vector_of(tensors[6]), windows=False, z_loss=call.z_loss)
+    found = gradient_tensors(tensors, plan, needs)
+    grads = gradient_arrays(found)
+    # The mean's factors come from targets and weights alone; a row of logits of stride 0 stands for all.
+    unseen = np.broadcast_to(np.zeros((1, len(tensors[1])), walk.layer.compute), (n, len(tensors[1])))
+    walk.head(unseen, (0, n), (0, len(tensors[1])), call.reduction == "mean")
+    settled = walk.settled
+    losses = np.zeros(n)
+    if settled.empty_mean or n == 0:
+        for grad in grads:
+            if grad is not None:
+                grad[...] = 0
+    else:
+
+        def head_of(tile: Array, lo: int, hi: int) -> Any:
+            head = walk.head(tile, (lo, hi), (0, tile.shape[1]))
+            head.set_factors(settled.ce_factor, settled.z_factor)
+            return head
+
+        def outputs_of(tile: Array, lo: int, hi: int, wanted: bool) -> Any:
+            return backend.kernels().Outputs(
+                *tile.shape, walk.storage, loss=losses[lo:hi], grad=tile if wanted else None
+            )
+
+        loss_tiles(walk, head_of, outputs_of, grads)
+    total = np.nan if settled.empty_mean else _rows.total_of(losses)
+    return torch.from_numpy(np.asarray(total)).to(call.dtype), found
