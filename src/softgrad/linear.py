@@ -8,20 +8,31 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from softgrad._core.arrays import FLOAT32, FLOAT64, Array, Rows, storage_of
-from softgrad._core.call import Outcome, PredictionStats, class_weights, reduce, refuse_useless, row_weights
-from softgrad._core.linear_tiles import Inputs, LinearGradients, contiguous, walk
+from softgrad._core.arrays import Array, LogitRows, storage_of
+from softgrad._core.backend import Storage
+from softgrad._core.call import ByProducts, Outcome, PredictionStats, reduce, refuse_useless
+from softgrad._core.linear_tiles import (
+    HeadParts,
+    HeadTiles,
+    Layer,
+    LinearGradients,
+    TileSizes,
+    contiguous,
+    loss_and_gradients,
+)
 from softgrad._core.options import LOSS, LossOptions, Options, documented, options_of
 from softgrad._core.products import NUMPY
-from softgrad._core.targets import Targets, as_targets
+from softgrad._core.targets import TargetArrays, as_targets, label_error
 from softgrad._core.threads import resolve_threads
+from softgrad._core.weights import class_weights, row_weights
 
 __all__ = ["LinearGradients", "linear_cross_entropy", "linear_cross_entropy_with_grad"]
 
 NAMES = ("x", "weight", "bias")
 
 
-def _inputs(x: Any, weight: Any, bias: Any) -> Inputs:
+def _layer(x: Any, weight: Any, bias: Any) -> tuple[Layer, LogitRows]:
+    """Validate the arrays of a linear layer; return them flattened, and the rows of the logits that they stand for."""
     x, weight = np.asarray(x), np.asarray(weight)
     if x.dtype.kind in "iu":
         x = x.astype(np.float64 if weight.dtype.kind in "iu" else weight.dtype)
@@ -46,26 +57,38 @@ def _inputs(x: Any, weight: Any, bias: Any) -> Inputs:
             )
     outer, classes = x.shape[:-1], weight.shape[0]
     flat = contiguous(x.reshape(int(np.prod(outer, dtype=np.int64)), x.shape[-1]))
-    compute = np.float64 if storage == FLOAT64 else np.float32
+    kind = Storage.float64 if storage is Storage.float64 else Storage.float32
+    compute = np.dtype(np.float64 if kind is Storage.float64 else np.float32)
     unseen = np.broadcast_to(np.zeros((1, classes), compute), (len(flat), classes))
-    rows = Rows(unseen, FLOAT64 if storage == FLOAT64 else FLOAT32, (*outer, classes), len(outer), np.dtype(compute))
-    return Inputs(flat, contiguous(weight), bias, rows, compute)
+    rows = LogitRows(unseen, kind, (*outer, classes), len(outer), compute)
+    return Layer(flat, contiguous(weight), bias, compute), rows
 
 
 def _walk(
-    inputs: Inputs,
-    targets: Targets,
+    layer: Layer,
+    rows: LogitRows,
+    targets: TargetArrays,
     options: Options,
     max_memory: int | None,
     n_threads: int,
     grads: LinearGradients,
     stats: PredictionStats | None,
 ) -> Outcome:
-    """Check the weights of a call, and walk."""
+    """Compute the loss, and the gradients that have memory in ``grads``."""
     refuse_useless(targets, options)
-    weights = class_weights(options.class_weight, inputs.rows)
-    a = row_weights(options.sample_weight, inputs.rows)
-    return walk(inputs, targets, options, weights, a, max_memory, n_threads, grads, stats, NUMPY)
+    (n, depth), classes = layer.x.shape, len(layer.weight)
+    sizes = TileSizes.of(n, depth, classes, layer.compute.itemsize, layer.converts, max_memory)
+    parts = HeadParts(
+        rows.storage, targets, options.record(), class_weights(options.class_weight, rows),
+        row_weights(options.sample_weight, rows.outer), classes=classes,
+    )  # fmt: skip
+    by_products = ByProducts(stats, rows)
+    losses, empty_mean = loss_and_gradients(
+        HeadTiles(layer, sizes, n_threads, NUMPY), parts, options.reduction == "mean", grads,
+        lambda row: label_error(targets, row, rows, classes), None if stats is None else by_products.buffers,
+    )  # fmt: skip
+    by_products.deliver()
+    return Outcome(losses, empty_mean)
 
 
 @documented(*LOSS, "max_memory", "stats", "n_threads")
@@ -115,10 +138,10 @@ def linear_cross_entropy(
     """
     checked = options_of("linear_cross_entropy", dict(options))
     threads = resolve_threads(n_threads)
-    inputs = _inputs(x, weight, bias)
+    layer, rows = _layer(x, weight, bias)
     nothing = LinearGradients(None, None, None)
-    outcome = _walk(inputs, as_targets(targets, inputs.rows), checked, max_memory, threads, nothing, stats)
-    return reduce(outcome, inputs.rows, checked)
+    outcome = _walk(layer, rows, as_targets(targets, rows), checked, max_memory, threads, nothing, stats)
+    return reduce(outcome, rows, checked)
 
 
 @documented(*LOSS, "max_memory", "stats", "n_threads")
@@ -180,28 +203,28 @@ def linear_cross_entropy_with_grad(
     """
     checked = options_of("linear_cross_entropy_with_grad", dict(options))
     threads = resolve_threads(n_threads)
-    inputs = _inputs(x, weight, bias)
-    prepared = as_targets(targets, inputs.rows)
+    layer, rows = _layer(x, weight, bias)
+    prepared = as_targets(targets, rows)
     wanted = {with_respect_to} if isinstance(with_respect_to, str) else set(with_respect_to)
     if not wanted <= set(NAMES):
         raise ValueError(f"with_respect_to={tuple(with_respect_to)!r}: choose from {', '.join(NAMES)}")
-    results = _results(inputs, np.shape(x), wanted, out)
-    accumulators = _accumulators(inputs, results)
-    outcome = _walk(inputs, prepared, checked, max_memory, threads, accumulators, stats)
+    results = _results(layer, np.shape(x), wanted, out)
+    accumulators = _accumulators(layer, results)
+    outcome = _walk(layer, rows, prepared, checked, max_memory, threads, accumulators, stats)
     for total, result in zip(accumulators, results, strict=True):
         if total is not None and result is not None and total.size and not np.may_share_memory(total, result):
             result[...] = total
-    return reduce(outcome, inputs.rows, checked), results
+    return reduce(outcome, rows, checked), results
 
 
-def _results(inputs: Inputs, shape: tuple[int, ...], wanted: set[str], out: LinearGradients | None) -> LinearGradients:
-    """The arrays that the caller gets."""
-    dtype = inputs.x.dtype
-    shapes = {"x": shape, "weight": inputs.weight.shape, "bias": inputs.weight.shape[:1]}
+def _results(layer: Layer, shape: tuple[int, ...], wanted: set[str], out: LinearGradients | None) -> LinearGradients:
+    """Return the arrays of the gradients: the caller's, or fresh ones."""
+    dtype = layer.x.dtype
+    shapes = {"x": shape, "weight": layer.weight.shape, "bias": layer.weight.shape[:1]}
     arrays: list[Array | None] = []
     for name in NAMES:
         given = None if out is None else getattr(out, name)
-        if name not in wanted or (name == "bias" and inputs.bias is None):
+        if name not in wanted or (name == "bias" and layer.bias is None):
             arrays.append(None)
             continue
         if given is None:
@@ -211,18 +234,16 @@ def _results(inputs: Inputs, shape: tuple[int, ...], wanted: set[str], out: Line
             raise ValueError(f"out.{name} must be an array of shape {shapes[name]} and dtype {dtype}")
         if not (given.flags.c_contiguous and given.flags.writeable):
             raise ValueError(f"out.{name} must be C-contiguous and writable")
-        if any(
-            a is not None and np.may_share_memory(given, a) for a in (*arrays, inputs.x, inputs.weight, inputs.bias)
-        ):
+        if any(a is not None and np.may_share_memory(given, a) for a in (*arrays, layer.x, layer.weight, layer.bias)):
             raise ValueError(f"out.{name} shares memory with an input or with another gradient")
         arrays.append(given)
     return LinearGradients(*arrays)
 
 
-def _accumulators(inputs: Inputs, results: LinearGradients) -> LinearGradients:
-    """Where the walk adds up: the results themselves, or float32 for half precision."""
-    flat = None if results.x is None else results.x.reshape(inputs.x.shape)
-    if not inputs.converts:
+def _accumulators(layer: Layer, results: LinearGradients) -> LinearGradients:
+    """Return where tiles add up: the results themselves, or float32 for half precision."""
+    flat = None if results.x is None else results.x.reshape(layer.x.shape)
+    if not layer.converts:
         return LinearGradients(flat, results.weight, results.bias)
-    zeros = [None if r is None else np.empty(r.shape, inputs.compute) for r in (results.weight, results.bias)]
+    zeros = [None if r is None else np.empty(r.shape, layer.compute) for r in (results.weight, results.bias)]
     return LinearGradients(flat, *zeros)

@@ -9,14 +9,17 @@ depend on the number of threads.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from softgrad._core import backend
 from softgrad._core.arrays import Array, fresh
+from softgrad._core.backend import TargetKind
 from softgrad._core.products import Products
-from softgrad._core.schedule import row_blocks
+from softgrad._core.schedule import row_blocks, run_rows
+from softgrad._core.targets import TargetArrays
 from softgrad._core.threads import run_blocks
 
 DEFAULT_MEMORY = 64 << 20
@@ -218,48 +221,80 @@ class HeadTiles:
 
         self._run(work, len(blocks), scratch=True)
 
-    def carry_back(
-        self, g: Array, x: Array, rows: tuple[int, int], window: tuple[int, int], grads: LinearGradients,
-        x_rows: Array | None = None,
-    ) -> None:  # fmt: skip
-        """Add the gradient of one tile to ``grads``; ``x_rows`` takes the sum over windows in a wider type."""
-        if grads.x is not None:
-            to = grads.x[slice(*rows)] if x_rows is None else x_rows
-            self.add_to_x(g, window, to, window[0] == 0)
-        self.add_to_weight(g, x, window, grads.weight, grads.bias, rows[0] == 0)
-
 
 def edges(lo: int, hi: int, step: int) -> list[tuple[int, int]]:
     """Return the edges of consecutive ranges of ``step``."""
     return [(i, min(i + step, hi)) for i in range(lo, hi, step)]
 
 
-def loss_tiles(
-    tiles: HeadTiles, head_of: Callable[[Array, int, int], Any], outputs_of: Callable[[Array, int, int, bool], Any],
+class HeadParts(NamedTuple):
+    """Validated parts of a batch of logits that are made tile by tile."""
+
+    storage: Any  # of a tile
+    targets: TargetArrays
+    options: Any  # the kernels' record
+    class_weight: Array | None
+    row_weight: Array | None
+    first: int = 0  # of this slice of the classes
+    classes: int = 0  # of all slices; 0: the slice is the whole
+
+    def head(self, logits: Array, rows: tuple[int, int], window: tuple[int, int]) -> Any:
+        """Build the kernels' view of one tile."""
+        targets = self.targets.part(*rows)
+        if targets.kind is TargetKind.dense and targets.values is not None:
+            targets = targets._replace(values=targets.values[:, slice(*window)])
+        whole = (0, self.classes) == window
+        record = targets.record() if whole else targets.record(self.first + window[0], self.classes)
+        weight = None if self.class_weight is None else self.class_weight[slice(*window)]
+        row_weight = None if self.row_weight is None else self.row_weight[slice(*rows)]
+        return backend.kernels().Head(logits, self.storage, record, self.options, weight, row_weight)
+
+
+def loss_and_gradients(
+    tiles: HeadTiles,
+    parts: HeadParts,
+    mean: bool,
     grads: LinearGradients,
-) -> None:  # fmt: skip
-    """Compute loss and gradients in one walk over whole rows: three products for a tile.
+    label_error: Callable[[int], Exception],
+    by_products: list[Array | None] | None = None,
+) -> tuple[Array, bool]:
+    """Compute row losses and gradients in one walk over whole rows: three products for a tile.
 
-    ``head_of(logits, lo, hi)`` makes the kernels' view of a tile, with its factors, and ``outputs_of(logits, lo, hi,
-    wanted)`` the buffers it fills; if gradients are wanted, the tile's logits are overwritten by theirs.
+    Returns the losses, factors applied, and whether a mean has a total weight of 0.  ``by_products`` are vectors for the
+    fields of `PredictionStats`; ``label_error(row)`` makes the error for the first invalid label.
     """
+    n, classes = len(tiles.layer.x), len(tiles.layer.weight)
+    # The mean's factors come from targets and weights alone: one row of stride 0 stands for all logits.
+    unseen = np.broadcast_to(np.zeros((1, classes), tiles.layer.compute), (n, classes))
+    settled = parts.head(unseen, (0, n), (0, classes)).settle(mean)
+    if settled.bad_row >= 0:
+        raise label_error(settled.bad_row)
+    losses = np.zeros(n)
     wanted = any(grad is not None for grad in grads)
-    classes = len(tiles.layer.weight)
+    if wanted and (settled.empty_mean or n == 0):
+        for grad in grads:
+            if grad is not None:
+                grad[...] = 0
+        wanted = False
+    if n == 0 or (settled.empty_mean and by_products is None):
+        return losses, settled.empty_mean
+    window = (0, classes)
     with tiles.products.single_threaded():
-        for lo, hi, x, tile in whole_rows(tiles):
-            head, outputs = head_of(tile, lo, hi), outputs_of(tile, lo, hi, wanted)
-            blocks = row_blocks(hi - lo, classes, tiles.n_threads)
-
-            def work(i: int) -> None:
-                head.rows(outputs, (hi - lo) * i // blocks, (hi - lo) * (i + 1) // blocks)  # noqa: B023
-
-            run_blocks(work, blocks, tiles.n_threads)
+        for rows in tiles.rows:
+            part, count = slice(*rows), rows[1] - rows[0]
+            x = tiles.inputs(*rows)
+            logits = tiles.logits(x, window)
+            head = parts.head(logits, rows, window)
+            if head.settle(False).bad_row >= 0:
+                raise label_error(rows[0])
+            head.set_factors(settled.ce_factor, settled.z_factor)
+            vectors = [None if v is None else v[part] for v in by_products or ()]
+            outputs = backend.kernels().Outputs(
+                count, classes, parts.storage, losses[part], *vectors, grad=logits if wanted else None
+            )
+            run_rows(lambda lo, hi: head.rows(outputs, lo, hi), count, classes, tiles.n_threads)  # noqa: B023
             if wanted:
-                tiles.carry_back(tile, x, (lo, hi), (0, classes), grads)
-
-
-def whole_rows(tiles: HeadTiles) -> Iterator[tuple[int, int, Array, Array]]:
-    """Yield each tile of whole rows: its edges, inputs and logits."""
-    for lo, hi in tiles.rows:
-        x = tiles.inputs(lo, hi)
-        yield lo, hi, x, tiles.logits(x, (0, len(tiles.layer.weight)))
+                if grads.x is not None:
+                    tiles.add_to_x(logits, window, grads.x[part], True)
+                tiles.add_to_weight(logits, x, window, grads.weight, grads.bias, rows[0] == 0)
+    return losses, settled.empty_mean

@@ -16,8 +16,16 @@ from torch import Tensor
 
 from softgrad._core import backend
 from softgrad._core.arrays import Array
-from softgrad._core.linear_tiles import HeadTiles, Layer, LinearGradients, TileSizes, contiguous, loss_tiles
-from softgrad._core.schedule import run_gradient, run_statistics
+from softgrad._core.linear_tiles import (
+    HeadParts,
+    HeadTiles,
+    Layer,
+    LinearGradients,
+    TileSizes,
+    contiguous,
+    loss_and_gradients,
+)
+from softgrad._core.schedule import run_gradient, run_statistics, statistics_dtype
 from softgrad.torch import _formulas, _memory, _rows, _tiles
 from softgrad.torch._call import Call, Path, choose_path
 from softgrad.torch._formulas import RowMask, RowValues
@@ -141,63 +149,53 @@ def head_sizes(x: Tensor, linear_weight: Tensor, plan: Plan, *, windows: bool) -
 
 
 class HeadWalk(HeadTiles):
-    """Tiles of a head with the targets of their rows and columns.
+    """Tiles of a head with the targets and weights of their rows and columns.
 
     Attributes
     ----------
-    storage : Storage
-        Of the logits in a tile.
-    row_weight : ndarray or None
-        Row weights of the kernels.
-    classes, first : int
-        All classes, and the first of this slice of them.
-    settled : Settled
-        What the newest head found in its targets and weights.
+    parts : HeadParts
     """
 
     def __init__(
-        self, tensors: tuple[Any, ...], call: Call, plan: Plan, row_weight: Array | None = None, *,
-        sizes: TileSizes | None = None, windows: bool = True, first: int = 0, classes: int | None = None,
+        self,
+        tensors: tuple[Any, ...],
+        call: Call,
+        plan: Plan,
+        row_weight: Array | None = None,
+        *,
+        sizes: TileSizes | None = None,
+        windows: bool = True,
+        first: int = 0,
+        classes: int | None = None,
         z_loss: float = 0.0,
-    ) -> None:  # fmt: skip
-        x, linear_weight, bias, *self.targets, weight = tensors
+    ) -> None:
+        x, linear_weight, bias, target, values, weight = tensors
         products = choose(x.dtype, x.shape[-1], plan.impl)
         half = x.dtype in HALF and not isinstance(products, TorchProducts)
         kind = torch.float32 if half else x.dtype
+        storage, own = STORAGE[kind], len(linear_weight)
+        self.parts = HeadParts(
+            storage, targets_of(target, values, x.ndim - 1), _rows.native_options(call.options, z_loss),
+            class_vector_of(weight, storage), row_weight, first, own if classes is None else classes,
+        )  # fmt: skip
         layer = Layer(
             contiguous(array_of(x)), contiguous(lent_array_of(linear_weight)),
             None if bias is None else lent_array_of(bias), ARRAY_DTYPES[kind],
         )  # fmt: skip
-        self.call, self.storage, self.row_weight = call, STORAGE[kind], row_weight
-        self.first, self.classes = first, len(linear_weight) if classes is None else classes
-        self.options = _rows.native_options(call.options, z_loss)
-        self.class_weight = class_vector_of(weight, self.storage)
-        threads = threads_for(call.n_threads, len(x) * max(1, len(linear_weight)))
         sizes = head_sizes(x, linear_weight, plan, windows=windows) if sizes is None else sizes
-        super().__init__(layer, sizes, threads, products)
+        super().__init__(layer, sizes, threads_for(call.n_threads, len(x) * max(1, own)), products)
 
-    def head(self, logits: Array, rows: tuple[int, int], window: tuple[int, int], mean: bool = False) -> Any:
+    def head(self, logits: Array, rows: tuple[int, int], window: tuple[int, int]) -> Any:
         """Return the kernels' view of one tile, its labels checked."""
-        part = slice(*rows)
-        target, values = self.targets
-        if target is not None and values is None and target.is_floating_point():
-            targets = targets_of(target[part, slice(*window)], None, 1, self.first + window[0], self.classes)
-        else:
-            targets = targets_of(target, values, 1, self.first + window[0], self.classes, part)
-        head = backend.kernels().Head(
-            logits, self.storage, targets, self.options,
-            None if self.class_weight is None else self.class_weight[slice(*window)],
-            None if self.row_weight is None else self.row_weight[part],
-        )  # fmt: skip
-        self.settled = head.settle(mean)
-        if self.settled.bad_row >= 0:
-            raise IndexError("target changed while it was read: it holds an invalid label")
+        head = self.parts.head(logits, rows, window)
+        if head.settle(False).bad_row >= 0:
+            raise changed_label(rows[0])
         return head
 
     def statistics(self, buffers: dict[str, Array], by_products: bool = False) -> Array:
         """Fill row values; return the records of all rows, merged over the windows."""
         n = len(self.layer.x)
-        records = np.zeros(n, dtype=f"V{backend.kernels().statistics_size}")
+        records = np.zeros(n, statistics_dtype())
         with self.products.single_threaded():
             for rows in self.rows:
                 x, count = self.inputs(*rows), rows[1] - rows[0]
@@ -207,7 +205,7 @@ class HeadWalk(HeadTiles):
                     head, cols = self.head(logits, rows, window), window[1] - window[0]
                     last = window is self.windows[-1]
                     outputs = backend.kernels().Outputs(
-                        count, cols, self.storage, **(part if len(self.windows) == 1 else {})
+                        count, cols, self.parts.storage, **(part if len(self.windows) == 1 else {})
                     )
                     found = run_statistics(head, outputs, count, cols, self.n_threads, by_products=by_products)
                     if window[0] == 0:
@@ -215,7 +213,7 @@ class HeadWalk(HeadTiles):
                     else:
                         head.merge(records[slice(*rows)], found)
                     if last and len(self.windows) > 1:
-                        outputs = backend.kernels().Outputs(count, cols, self.storage, **part)
+                        outputs = backend.kernels().Outputs(count, cols, self.parts.storage, **part)
                         head.finish(outputs, records[slice(*rows)], 0, count)
         return records
 
@@ -239,7 +237,7 @@ class HeadWalk(HeadTiles):
                     head = self.head(g, rows, window)
                     head.set_upstream(*(None if u is None else u[part] for u in upstream))
                     buffers = {name: buffer[part] for name, buffer in sums.items()}
-                    outputs = backend.kernels().Outputs(count, cols, self.storage, grad=g, **buffers)
+                    outputs = backend.kernels().Outputs(count, cols, self.parts.storage, grad=g, **buffers)
                     run_gradient(head, outputs, records[part], count, cols, self.n_threads)
                     if grads.x is not None:
                         to = grads.x[part] if x_rows is None else x_rows[:count]
@@ -345,7 +343,7 @@ class HeadLossFunction(torch.autograd.Function):
     def forward(ctx: Any, *inputs: Any) -> Tensor:
         *tensors, call, plan = inputs
         needs = ctx.needs_input_grad[:3]
-        total, ctx.grads = loss_and_gradients(tuple(tensors), call, plan, needs)
+        total, ctx.grads = head_loss_and_gradients(tuple(tensors), call, plan, needs)
         ctx.call, ctx.plan = call, plan
         ctx.save_for_backward(*tensors)
         return total
@@ -363,7 +361,7 @@ class HeadLossFunction(torch.autograd.Function):
         scale = float(upstream)
         grads, ctx.grads = ctx.grads, None
         if grads is None:
-            grads = loss_and_gradients(tensors, ctx.call, ctx.plan, needs)[1]
+            grads = head_loss_and_gradients(tensors, ctx.call, ctx.plan, needs)[1]
         for grad in grads:
             if grad is not None and scale != 1.0:
                 grad.mul_(scale)
@@ -371,36 +369,19 @@ class HeadLossFunction(torch.autograd.Function):
         return (*layer, None, None, None, None, None, None)
 
 
-def loss_and_gradients(
+def head_loss_and_gradients(
     tensors: tuple[Any, ...], call: Call, plan: Plan, needs: Any
 ) -> tuple[Tensor, list[Tensor | None]]:
     """Return the loss, and the gradients by x, W and b that are needed, from one walk over whole rows."""
-    x = tensors[0]
-    n = len(x)
     walk = HeadWalk(tensors[:6], call, plan, vector_of(tensors[6]), windows=False, z_loss=call.z_loss)
     found = gradient_tensors(tensors, plan, needs)
-    grads = gradient_arrays(found)
-    # The mean's factors come from targets and weights alone; a row of logits of stride 0 stands for all.
-    unseen = np.broadcast_to(np.zeros((1, len(tensors[1])), walk.layer.compute), (n, len(tensors[1])))
-    walk.head(unseen, (0, n), (0, len(tensors[1])), call.reduction == "mean")
-    settled = walk.settled
-    losses = np.zeros(n)
-    if settled.empty_mean or n == 0:
-        for grad in grads:
-            if grad is not None:
-                grad[...] = 0
-    else:
-
-        def head_of(tile: Array, lo: int, hi: int) -> Any:
-            head = walk.head(tile, (lo, hi), (0, tile.shape[1]))
-            head.set_factors(settled.ce_factor, settled.z_factor)
-            return head
-
-        def outputs_of(tile: Array, lo: int, hi: int, wanted: bool) -> Any:
-            return backend.kernels().Outputs(
-                *tile.shape, walk.storage, loss=losses[lo:hi], grad=tile if wanted else None
-            )
-
-        loss_tiles(walk, head_of, outputs_of, grads)
-    total = np.nan if settled.empty_mean else _rows.total_of(losses)
+    losses, empty_mean = loss_and_gradients(
+        walk, walk.parts, call.reduction == "mean", gradient_arrays(found), changed_label
+    )
+    total = np.nan if empty_mean else _rows.total_of(losses)
     return torch.from_numpy(np.asarray(total)).to(call.dtype), found
+
+
+def changed_label(row: int) -> IndexError:
+    """Return the error for a label that was valid when the call began."""
+    return IndexError(f"target changed while it was read: row {row} or a later one holds an invalid label")

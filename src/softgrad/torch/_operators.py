@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from softgrad._core import backend
+from softgrad._core.schedule import statistics_dtype
 from softgrad.torch import _head, _rows
 from softgrad.torch._call import Call, outer_shape
 from softgrad.torch._formulas import RowOptions, RowValues
@@ -61,7 +62,7 @@ def _records(array: Any) -> Tensor:
 
 
 def _array(records: Tensor) -> Any:
-    return records.numpy().reshape(-1).view(f"V{backend.kernels().statistics_size}")
+    return records.numpy().reshape(-1).view(statistics_dtype())
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any, count: int) -> None:
@@ -232,7 +233,7 @@ LOSS = "str reduction, float z_loss, ScalarType dtype"
 )  # fmt: skip
 def _head_loss(*arguments: Any) -> tuple[Tensor, ...]:
     call, plan = _call(arguments[7:-8], *arguments[-4:-1]), _head.Plan(*arguments[-8:-4])
-    loss, grads = _head.loss_and_gradients(tuple(arguments[:7]), call, plan, arguments[-1])
+    loss, grads = _head.head_loss_and_gradients(tuple(arguments[:7]), call, plan, arguments[-1])
     return (loss, *_present(grads))
 
 

@@ -72,7 +72,7 @@ class Batch:
         self.n, self.cols = self.rows.array.shape
         self.n_threads = threads_for(n_threads, self.rows.array.size)
         self.head = backend.kernels().Head(
-            self.rows.array, self.rows.storage, targets_of(target, values, axis), native_options(options, z_loss),
+            self.rows.array, self.rows.storage, targets_of(target, values, axis).record(), native_options(options, z_loss),
             class_vector_of(weight, self.rows.storage), row_weight,
         )  # fmt: skip
         self.settled = self.head.settle(mean)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from softgrad._core import backend
 from softgrad._core.arrays import Array, LogitRows, adjacent, flatten
+from softgrad._core.backend import Storage, TargetKind
+from softgrad._core.targets import NO_TARGETS, TargetArrays
 from softgrad._core.threads import INLINE_ELEMENTS, default_threads
 
 HALF = (torch.bfloat16, torch.float16)
-Storage = backend.Storage
 STORAGE = {
     torch.float32: Storage.float32,
     torch.float64: Storage.float64,
@@ -94,30 +95,19 @@ def rows_of(logits: Tensor, axis: int) -> LogitRows:
     return LogitRows(adjacent(rows), STORAGE[logits.dtype], array.shape, axis, ARRAY_DTYPES[logits.dtype])
 
 
-def targets_of(
-    target: Tensor | None, values: Tensor | None, axis: int, first: int = 0, classes: int = 0, rows: slice | None = None
-) -> Any:
-    """Return validated targets as the kernels' record; ``first`` and ``classes`` describe a slice of the classes.
-
-    ``rows`` selects some rows of targets that have one axis of rows.
-    """
-    kind = backend.TargetKind
-    part = slice(None) if rows is None else rows
+def targets_of(target: Tensor | None, values: Tensor | None, axis: int) -> TargetArrays:
+    """Return validated targets as the kernels read them."""
     if target is None:
-        return backend.kernels().Targets(kind.none, first=first, classes=classes)
+        return NO_TARGETS
     if values is not None:
-        width = values.shape[-1]
-        index, shares = (np.ascontiguousarray(array_of(t).reshape(-1, width)[part]) for t in (target, _stored(values)))
-        if width == 0:  # one padded entry says the same
-            index, shares = np.full((len(index), 1), -1), np.zeros((len(index), 1), shares.dtype)
-        storage = STORAGE[_stored(values).dtype]
-        return backend.kernels().Targets(kind.sparse, index, shares, storage, first=first, classes=classes)
+        index, shares = array_of(target), array_of(_stored(values))
+        n = math.prod(index.shape[:-1])
+        flat = (np.ascontiguousarray(part.reshape(n, index.shape[-1])) for part in (index, shares))
+        return TargetArrays(TargetKind.sparse, *flat, STORAGE[_stored(values).dtype])
     if not target.is_floating_point():
-        labels = np.ascontiguousarray(array_of(target).reshape(-1)[part])
-        return backend.kernels().Targets(kind.labels, labels, first=first, classes=classes)
+        return TargetArrays(TargetKind.labels, np.ascontiguousarray(array_of(target).reshape(-1)))
     soft = _stored(target)
-    dense = adjacent(flatten(array_of(soft), axis)[part])
-    return backend.kernels().Targets(kind.dense, None, dense, STORAGE[soft.dtype], first=first, classes=classes)
+    return TargetArrays(TargetKind.dense, None, adjacent(flatten(array_of(soft), axis)), STORAGE[soft.dtype])
 
 
 def _stored(values: Tensor) -> Tensor:
@@ -136,5 +126,5 @@ def class_vector_of(weight: Tensor | None, storage: Any) -> Array | None:
     """Return validated class weights in the arithmetic type of the kernels."""
     if weight is None:
         return None
-    wide = torch.float64 if storage == Storage.float64 else torch.float32
+    wide = torch.float64 if storage is Storage.float64 else torch.float32
     return np.ascontiguousarray(weight.detach().to(wide).resolve_neg().numpy())
