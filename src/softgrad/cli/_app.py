@@ -270,22 +270,6 @@ def export(
 
 
 @app.command()
-def bench(
-    seconds: Annotated[float, typer.Option(min=1.0, help="About how long it may take.")] = 10.0,
-    threads: Threads = None,
-    json: Json = False,
-) -> None:
-    """Measure this machine: softgrad against the rivals that are installed, at equal results.
-
-    \b
-    softgrad bench
-    """
-    from softgrad.cli import _bench_table
-
-    _bench_table.bench(seconds, threads, json)
-
-
-@app.command()
 def data(
     name: Annotated[str, typer.Argument(help="digits, iris, wine or breast_cancer.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write, .csv or .parquet.")],
