@@ -138,7 +138,9 @@ def _refuse(pipeline: Pipeline) -> None:
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def _convert(pipeline: Pipeline, inputs: list[Input], sample: Any, columns: Mapping[str, check.Column]) -> ModelProto:
+def _convert(
+    pipeline: Pipeline, inputs: list[Input], sample: Any, columns: Mapping[str, check.ModelColumn]
+) -> ModelProto:
     from softgrad.cli._onnx_operators import convert, tensor
 
     types = [(f"input{n}", tensor(i.dtype, len(i.columns))) for n, i in enumerate(inputs)]

@@ -59,7 +59,9 @@ def compare(pipeline: Pipeline, content: bytes, inputs: list[Input], tables: lis
     return worst, same
 
 
-def difference(pipeline: Pipeline, inputs: list[Input], tables: list[Any], columns: Mapping[str, check.Column]) -> str:
+def difference(
+    pipeline: Pipeline, inputs: list[Input], tables: list[Any], columns: Mapping[str, check.ModelColumn]
+) -> str:
     """Which step is at fault: each is converted and run alone."""
     from softgrad.cli._onnx_operators import convert, tensor
 

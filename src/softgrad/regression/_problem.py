@@ -23,7 +23,7 @@ from softgrad.regression._class_grams import class_grams
 from softgrad.regression._design import Design, Slot, reduce_slots
 from softgrad.regression._hessian import hessian, sampled_hessian, sizes
 from softgrad.regression._layer import Layer
-from softgrad.regression._row_sums import Evaluation, RowSums, levelled
+from softgrad.regression._row_sums import LossAtPoint, RowSums, levelled
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -34,7 +34,7 @@ MOST_LEVELLED = 256  # classes
 STORED = 32 << 20  # bytes beyond two (N, K) arrays that a fit may keep without being asked
 MOST_STORED = 4 << 30  # bytes in all: a hundred thousand classes would ask for more than there is
 
-__all__ = ["Evaluation", "Problem"]
+__all__ = ["LossAtPoint", "Problem"]
 
 
 class Problem(RowSums):
@@ -147,10 +147,10 @@ class Problem(RowSums):
 
     # --- what solvers call -------------------------------------------------------------------------------------------
 
-    def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> Evaluation:
+    def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> LossAtPoint:
         """Loss and gradient at a point, which becomes the stored one; ``known``: its scores are stored already."""
         loss, g, gb = self.sums(weight, bias, precise=precise, known=known)
-        return Evaluation.of(loss, g, gb, weight, bias, self.mass)
+        return LossAtPoint.of(loss, g, gb, weight, bias, self.mass)
 
     def sums(self, weight: Float, bias: Float, *, precise: bool, known: bool) -> tuple[float, Float, Float]:
         """Σ a ℓ and its gradient, as `gradient`."""
