@@ -58,7 +58,7 @@ def _silence() -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from softgrad import __version__
+        from softgrad._version import __version__
 
         print(f"softgrad {__version__}")
         raise typer.Exit
@@ -326,9 +326,9 @@ def _torch_facts() -> dict[str, Any]:
 @app.command()
 def info(json: Json = False) -> None:
     """Print version, instruction set, threads, BLAS, and any fallback with its reason."""
-    import softgrad
+    from softgrad import _info
 
-    facts = softgrad.info() | _torch_facts()
+    facts = _info.info() | _torch_facts()
     if json:
         from softgrad.cli._show import print_json
 

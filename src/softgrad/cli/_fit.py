@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-import softgrad
+from softgrad._info import info
 from softgrad._sklearn.targets import FitTargets
 from softgrad._sklearn.weights import class_weights
 from softgrad.cli import _cluster, _model, _show, _train
@@ -280,7 +280,7 @@ def _tell(training: Training, loaded: Loaded, output: Path, report: Path | None)
         )
     if training.temperature is not None:
         console.print(f"calibrated: the logits are divided by {training.temperature:.4f}")
-    kernel = softgrad.info()["instruction_set"]
+    kernel = info()["instruction_set"]
     where = ", rows on disk" if loaded.on_disk else ""
     console.print(
         f"{len(training.history)} iterations, {kernel} kernel, {len(training.feature_names)} features{where}, "

@@ -262,7 +262,11 @@ class Block:
         with self._lock, self._with_prob(point, shifts) as problem:
             whole = Whole(self._data[-1].n_rows, curvature)
             columns = None if top is None else self.columns(np.arange(problem.design.n_rows), top)
-            return class_grams(problem, center, square, kappa, sample, even=even, features=columns, whole=whole)
+            assert problem.prob is not None
+            return class_grams(
+                problem, problem.prob, problem.curvature, center, square, kappa, sample, even=even, features=columns,
+                whole=whole,
+            )  # fmt: skip
 
     def hessian(self, point: Point, shifts: tuple[Array, ...], count: int | None) -> Float:
         """The whole Hessian, or the block's share of one from about ``count`` rows."""

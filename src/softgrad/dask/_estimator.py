@@ -21,8 +21,8 @@ from softgrad.dask._collections import is_collection, parts_of
 from softgrad.dask._graph import let_go
 from softgrad.dask._predict import lazily, scored
 from softgrad.dask._read import read_blocks
+from softgrad.regression._fit import check_options, solve
 from softgrad.regression._inputs import ProblemVariables
-from softgrad.regression.fit import check_options, solve
 from softgrad.sklearn import SoftmaxRegression as _InMemory
 
 __all__ = ["SoftmaxRegression"]
