@@ -1,6 +1,7 @@
 """A real browser for the pages that softgrad writes: they must stay silent, and ask nothing of any network.
 
-The fixtures are for all tests, by way of conftest.py: one browser serves them all.
+The conftest.py of a room that needs the fixtures imports them.  One browser serves all rooms of a process, because
+Playwright's synchronous interface starts only once in a thread.
 """
 
 from __future__ import annotations
@@ -24,19 +25,30 @@ def settle(tab: Any) -> None:
     tab.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
+_started = pytest.StashKey[Any]()
+
+
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
+def chromium(pytestconfig: pytest.Config) -> Any:
     """Chromium, headless; its absence is a failure, because nothing else can run the pages."""
+    if _started not in pytestconfig.stash:
+        pytestconfig.stash[_started] = _start(pytestconfig)
+    return pytestconfig.stash[_started]
+
+
+def _start(config: pytest.Config) -> Any:
+    """Start the browser; it ends with pytest."""
     names = (os.environ.get("CHROMIUM"), "chromium", "chromium-browser", "google-chrome")
     path = next((found for name in names if name and (found := shutil.which(name))), None)
     if path is None:
         pytest.fail("no Chromium to test the pages with: apt-get install chromium, or set CHROMIUM", pytrace=False)
     from playwright.sync_api import sync_playwright
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS.split())
-        yield browser
-        browser.close()
+    playwright = sync_playwright().start()
+    config.add_cleanup(playwright.stop)
+    browser = playwright.chromium.launch(executable_path=path, args=FLAGS.split())
+    config.add_cleanup(browser.close)
+    return browser
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ from softgrad._checker.check import check_gradient
 from softgrad._checker.report import GradientReport
 from softgrad._core.call import PredictionStats
 from softgrad._info import info
-from softgrad.derivation.explain import explain
+from softgrad._version import __version__
+from softgrad.derivation._explain import explain
 from softgrad.linear import LinearGradients, linear_cross_entropy, linear_cross_entropy_with_grad
 from softgrad.loss import (
     cross_entropy,
@@ -17,8 +18,6 @@ from softgrad.loss import (
     softmax_jacobian,
     softmax_jvp,
 )
-
-__version__ = "0.1.0"
 
 __all__ = [
     "GradientReport",

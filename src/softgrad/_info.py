@@ -9,6 +9,7 @@ import numpy as np
 
 from softgrad._core import backend
 from softgrad._core.threads import default_threads
+from softgrad._version import __version__
 
 
 def info() -> dict[str, Any]:
@@ -27,8 +28,6 @@ def info() -> dict[str, Any]:
     True
     """
     from threadpoolctl import threadpool_info
-
-    from softgrad import __version__
 
     blas = [
         " ".join(str(library[key]) for key in ("internal_api", "version", "architecture") if library.get(key))

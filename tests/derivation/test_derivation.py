@@ -21,9 +21,10 @@ from softgrad.derivation._facts import train
 from softgrad.derivation._formula import free_indices, parse, to_json
 from softgrad.derivation._languages import LANGUAGES, TEXTS, WORDS
 from softgrad.derivation._notation import latex, mathml, text
-from softgrad.derivation._steps import STEPS, TRAINING, Formula, Step
+from softgrad.derivation._steps import STEPS, Formula, Step
 from softgrad.derivation._substitute import number_text
 from softgrad.derivation._symbols import proved
+from softgrad.derivation._training import TRAINING
 from softgrad.derivation._verify import Check, check_against, check_formula
 from softgrad.derivation._wording import parse_inline, with_formulas
 

@@ -15,8 +15,8 @@ from softgrad.derivation._decimal import fifty_digits
 from softgrad.derivation._evaluate import DEFINITIONS
 from softgrad.derivation._formula import equal_sides, free_indices, parse, to_json
 from softgrad.derivation._notation import mathml
-from softgrad.derivation._steps import TRAINING
 from softgrad.derivation._substitute import substituted
+from softgrad.derivation._training import TRAINING
 
 
 def test_numbers_are_the_references(opened: Any) -> None:

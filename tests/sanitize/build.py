@@ -1,7 +1,7 @@
 """Compile csrc/ and the sources here with sanitizers into a folder: ``python build.py FOLDER COMPILER VARIANT…``.
 
-It takes a minute or two of one processor, so conftest.py starts it when the tests begin and test_sanitize.py waits.
-Of the processes that share the tests (pytest-xdist) one builds and the others wait for it.
+It takes a minute or two of one processor.  Of the processes that share the tests (pytest-xdist) one builds and the
+others wait for it.
 The baseline, which has every line of the kernels, gets both sanitizers; the wider variants, which are the same lines
 for longer vectors, the address sanitizer.  Not `null`, `object-size`, `alignment` and `pointer-overflow`: they triple
 the time, and the address sanitizer and the guard pages of harness.h see what they would see.

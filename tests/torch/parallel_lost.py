@@ -10,8 +10,6 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-sys.path.remove(str(Path(__file__).resolve().parent))  # its folder is named as PyTorch
-
 import torch
 import torch.distributed as dist
 

@@ -15,9 +15,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.remove(str(Path(__file__).resolve().parent))  # its folder is named as PyTorch
-
 import torch
 import torch.distributed as dist
 

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from softgrad._checker.diagnose import Exact, exact, usable
+from softgrad._checker.diagnose import ExactAnswers, exact, usable
 from softgrad._checker.functions import Functions
 from softgrad._checker.inputs import PRECISION, NumPyBridge, cases, check_sample
 from softgrad._checker.report import GradientReport
@@ -148,7 +148,7 @@ def _bridge(logits: Any, targets: Any) -> Any:
     return NumPyBridge(logits, targets)
 
 
-def _unusable(truth: Exact, dtype: str) -> str:
+def _unusable(truth: ExactAnswers, dtype: str) -> str:
     o, p = truth.case.o, truth.rows
     infinite = np.isneginf(o) & (p.wy != 0) & p.keep[:, None]
     if infinite.any():

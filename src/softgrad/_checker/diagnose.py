@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from softgrad import reference
-from softgrad._checker.inputs import PRECISION, Case
+from softgrad._checker.inputs import PRECISION, CheckInput
 from softgrad._checker.laws import FORGOTTEN
 from softgrad._core.arrays import Array
 from softgrad._core.options import TRANSFORM, Options
@@ -18,10 +18,10 @@ DEFAULTS = asdict(Options())
 Named = Iterator[tuple[str, Array]]
 
 
-class Exact(NamedTuple):
+class ExactAnswers(NamedTuple):
     """What is right for one input, in float64, and how far a correct implementation may be from it."""
 
-    case: Case
+    case: CheckInput
     options: dict[str, Any]
     rows: reference.Rows
     answers: dict[str, Array]  # by quantity: value, gradient, softmax, Jacobian
@@ -29,7 +29,9 @@ class Exact(NamedTuple):
     strict: dict[str, Array]  # two digits survive a common offset
 
 
-def exact(case: Case, options: dict[str, Any], dtype: str, soft_eps: float, rtol: float | None, wide: bool) -> Exact:
+def exact(
+    case: CheckInput, options: dict[str, Any], dtype: str, soft_eps: float, rtol: float | None, wide: bool
+) -> ExactAnswers:
     """Answers by `softgrad.reference`; the Jacobian, V×V a row, only if it is wanted (``wide``)."""
     transform = {name: options[name] for name in TRANSFORM}
     p = reference._problem(case.o, case.y, **options)[0]
@@ -59,7 +61,7 @@ def exact(case: Case, options: dict[str, Any], dtype: str, soft_eps: float, rtol
         return {"value": np.asarray(total), "gradient": by_row, "softmax": each, "Jacobian": each[:, :, None]}
 
     around = np.abs(np.where(np.isfinite(p.u), p.u - p.u.max(axis=1, keepdims=True), 0.0)).max(axis=1)
-    return Exact(case, options, p, answers, bounds(size, 0.0), bounds(around, 0.01))
+    return ExactAnswers(case, options, p, answers, bounds(size, 0.0), bounds(around, 0.01))
 
 
 def log_sum_exp(u: Array) -> Array:
@@ -67,7 +69,7 @@ def log_sum_exp(u: Array) -> Array:
     return np.asarray(reference.logsumexp(u)[:, None])
 
 
-def usable(truth: Exact, dtype: str) -> bool:
+def usable(truth: ExactAnswers, dtype: str) -> bool:
     """Whether the answer is finite, and nothing on the way leaves the dtype's range."""
     largest = PRECISION[dtype][1] / 4
     with np.errstate(over="ignore"):
@@ -82,13 +84,13 @@ def wrong(found: Array, expected: Array, tolerance: Array) -> Array:
         return np.asarray(~(np.abs(found - expected) <= tolerance))
 
 
-def agrees(found: Array, other: Array, truth: Exact, quantity: str) -> bool:
+def agrees(found: Array, other: Array, truth: ExactAnswers, quantity: str) -> bool:
     """Whether a result is what a mistake gives."""
     size = np.maximum(1.0, np.abs(other).max() / max(np.abs(truth.answers[quantity]).max(), 1e-300))
     return not wrong(found, other, truth.tolerance[quantity].max() * size).any()
 
 
-def mistakes(truth: Exact, quantity: str) -> Named:
+def mistakes(truth: ExactAnswers, quantity: str) -> Named:
     """What each usual mistake gives for this input, the most specific first."""
     with np.errstate(all="ignore"):
         if quantity in ("value", "gradient"):
@@ -99,12 +101,12 @@ def mistakes(truth: Exact, quantity: str) -> Named:
             yield from _jacobian_mistakes(truth)
 
 
-def _changed(truth: Exact, part: int, **changes: Any) -> Array:
+def _changed(truth: ExactAnswers, part: int, **changes: Any) -> Array:
     o = changes.pop("o", truth.case.o)
     return np.asarray(reference.cross_entropy_with_grad(o, truth.case.y, **{**truth.options, **changes})[part])
 
 
-def _loss_mistakes(truth: Exact, quantity: str) -> Named:
+def _loss_mistakes(truth: ExactAnswers, quantity: str) -> Named:
     part = int(quantity == "gradient")
     options, p, answer = truth.options, truth.rows, truth.answers[quantity]
     n, classes = p.u.shape
@@ -161,7 +163,7 @@ def _loss_mistakes(truth: Exact, quantity: str) -> Named:
     yield "softmax derivative twice", reference.softmax_jvp(truth.case.o, answer, **transform)
 
 
-def _forgotten(truth: Exact, part: int) -> Named:
+def _forgotten(truth: ExactAnswers, part: int) -> Named:
     options, classes = truth.options, truth.rows.u.shape[1]
     for name, law in FORGOTTEN.items():
         value = options[name]
@@ -178,7 +180,7 @@ def _forgotten(truth: Exact, part: int) -> Named:
         yield "multiplied by the temperature", _changed(truth, part, temperature=1 / options["temperature"])
 
 
-def _softmax_mistakes(truth: Exact) -> Named:
+def _softmax_mistakes(truth: ExactAnswers) -> Named:
     u, s = truth.rows.u, truth.answers["softmax"]
     yield "double softmax", reference.softmax(s)
     for axis in (0, None):
@@ -198,7 +200,7 @@ def _softmax_mistakes(truth: Exact) -> Named:
     yield "not normalised", np.exp(u)
 
 
-def _jacobian_mistakes(truth: Exact) -> Named:
+def _jacobian_mistakes(truth: ExactAnswers) -> Named:
     s, j, slope = truth.answers["softmax"], truth.answers["Jacobian"], truth.rows.slope[:, None, :]
     diagonal = np.eye(s.shape[1]) * j
     outer = s[:, :, None] * s[:, None, :] * slope

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from softgrad._checker.inputs import Case, NumPyBridge
+from softgrad._checker.inputs import CheckInput, NumPyBridge
 from softgrad._core.arrays import Array
 
 # What `math` says of log(0): an answer that is not finite, as NumPy's would be.
@@ -34,13 +34,13 @@ class Functions:
         self.autograd = False
         self.known: dict[str, dict[str, Array]] = {}
 
-    def answers(self, case: Case) -> dict[str, Array]:
+    def answers(self, case: CheckInput) -> dict[str, Array]:
         """Every quantity there is for this input, as float64, by rows."""
         if case.name not in self.known:
             self.known[case.name] = dict(self._ask(case))
         return self.known[case.name]
 
-    def _ask(self, case: Case) -> Iterator[tuple[str, Array]]:
+    def _ask(self, case: CheckInput) -> Iterator[tuple[str, Array]]:
         n, classes = case.o.shape
         if self.given["softmax"] is not None:
             result = self._call("softmax", case)
@@ -55,7 +55,7 @@ class Functions:
             result = self._call("jacobian", case)
             yield "Jacobian", self._number("jacobian", result, square, case).reshape(n, classes, classes)
 
-    def loss(self, case: Case, upstream: float = 1.0) -> dict[str, Array]:
+    def loss(self, case: CheckInput, upstream: float = 1.0) -> dict[str, Array]:
         """Value and gradient; a graph that is cut is a finding where autograd should give the gradient."""
         value, gradient, own = self._call("loss", case, upstream)
         found = {"value": self._number("loss", value, self.outer, case).reshape(-1 if self.by_row else ())}
@@ -71,7 +71,7 @@ class Functions:
             raise Broken("no gradient", f"for autograd the value of loss does not depend on the logits, on {case.name}")
         return found
 
-    def _call(self, role: str, case: Case, upstream: float = 1.0) -> Any:
+    def _call(self, role: str, case: CheckInput, upstream: float = 1.0) -> Any:
         function = self.given[role]
         arguments = self.bridge.make(case.o, case.y, role == "loss" and self.follow)
         before = [np.array(self.bridge.numbers(part)) for part in arguments]
@@ -94,7 +94,7 @@ class Functions:
                 raise Broken("changes its input", f"{role} changes the {name} that it is given, on {case.name}")
         return result
 
-    def _number(self, name: str, result: Any, shape: tuple[int, ...], case: Case) -> Array:
+    def _number(self, name: str, result: Any, shape: tuple[int, ...], case: CheckInput) -> Array:
         if result is None:
             raise Broken("shape", f"{name} returned None (a forgotten return?)")
         try:

@@ -24,7 +24,7 @@ PRECISION = {
 }
 
 
-class Case(NamedTuple):
+class CheckInput(NamedTuple):
     """One input, as float64 holds what the user's dtype holds."""
 
     name: str
@@ -138,7 +138,7 @@ def check_sample(logits: Array, targets: Any, options: Options) -> tuple[Array, 
 
 def cases(
     bridge: Any, o: Array, y: Array, dtype: str, options: Options, offset: float | None, masked: bool
-) -> list[Case]:
+) -> list[CheckInput]:
     """The sample first, then what shows one mistake after another; the same for the same call."""
     eps, largest, _ = PRECISION[dtype]
     size = min(1e4, 1.5 / eps) if offset is None else offset
@@ -165,19 +165,19 @@ def cases(
 
     first = draw(), targets()
     made = [
-        Case("your logits", o, y, ordinary=bool(np.abs(o).max() < 10)),
-        Case("ordinary logits", *first, ordinary=True),
-        Case("small logits", draw(0.5), targets(), ordinary=True),
-        Case("logits shifted by 3", first[0] + 3, first[1], ("shift invariance",), ordinary=True),
-        Case("equal logits", np.zeros_like(o), targets()),
+        CheckInput("your logits", o, y, ordinary=bool(np.abs(o).max() < 10)),
+        CheckInput("ordinary logits", *first, ordinary=True),
+        CheckInput("small logits", draw(0.5), targets(), ordinary=True),
+        CheckInput("logits shifted by 3", first[0] + 3, first[1], ("shift invariance",), ordinary=True),
+        CheckInput("equal logits", np.zeros_like(o), targets()),
     ]
     spread = max(1.5, eps * size)
     overflow = ("maximum not subtracted", "shift invariance", "digits lost to the offset")
-    made.append(Case(f"logits offset by {size:+g}", draw(spread) + size, targets(), overflow))
-    made.append(Case(f"logits offset by {-size:+g}", draw(spread) - size, targets(), overflow))
+    made.append(CheckInput(f"logits offset by {size:+g}", draw(spread) + size, targets(), overflow))
+    made.append(CheckInput(f"logits offset by {-size:+g}", draw(spread) - size, targets(), overflow))
     if n > 1:
         apart = draw() + np.where(line % 2, size, -size)[:, None]
-        made.append(Case("rows far apart", apart, targets(), ("one maximum for all rows",)))
+        made.append(CheckInput("rows far apart", apart, targets(), ("one maximum for all rows",)))
     for name, height, law in (
         ("a peak of 12 at the target", 12.0, ()),
         (f"a peak of {gap:g} at the target", gap, ("log of zero", "division by a zero probability")),
@@ -185,7 +185,7 @@ def cases(
     ):
         logits, labels = draw(), targets()
         logits[line, own(labels)] += height
-        made.append(Case(name, logits, labels, law))
+        made.append(CheckInput(name, logits, labels, law))
     if masked:
         logits, labels = draw(), targets()
         hidden = random.random((n, classes)) < 0.4
@@ -197,9 +197,9 @@ def cases(
             labels = np.where(hidden, 0.0, labels)
             left = labels.sum(axis=1, keepdims=True)
             labels = labels * np.divide(mass, left, out=np.zeros_like(mass), where=left > 0)
-        made.append(Case("masked logits (−inf)", logits, labels, ("0·∞", "masked logits")))
+        made.append(CheckInput("masked logits (−inf)", logits, labels, ("0·∞", "masked logits")))
 
-    def held(case: Case) -> Case:
+    def held(case: CheckInput) -> CheckInput:
         logits = bridge.hold(np.where(np.isneginf(case.o), -np.inf, case.o.clip(-largest, largest)))
         return case._replace(o=logits, y=bridge.hold_soft(case.y) if case.y.ndim == 2 else case.y)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from softgrad._checker.diagnose import Exact, agrees, mistakes, wrong
+from softgrad._checker.diagnose import ExactAnswers, agrees, mistakes, wrong
 from softgrad._checker.functions import Broken, Functions
-from softgrad._checker.inputs import PRECISION, Case
+from softgrad._checker.inputs import PRECISION, CheckInput
 from softgrad._checker.laws import explained
 from softgrad._checker.report import GradientReport
 from softgrad._core.arrays import Array
@@ -25,7 +25,7 @@ def _apart(found: float, expected: float) -> str:
 class Walk:
     """One call: the inputs in order, on each the quantities in order, until a law fails."""
 
-    def __init__(self, functions: Functions, truths: list[Exact], options: Options, skipped: list[str]) -> None:
+    def __init__(self, functions: Functions, truths: list[ExactAnswers], options: Options, skipped: list[str]) -> None:
         self.functions, self.truths, self.skipped = functions, truths, skipped
         self.shifts = options.z_loss == 0 and options.softcap is None
         self.identity = all(getattr(options, name) == getattr(Options(), name) for name in TRANSFORM)
@@ -48,7 +48,7 @@ class Walk:
             self.note(truth, tuple(found))
         return self.report()
 
-    def failing(self, truth: Exact, quantity: str, found: Array) -> str | None:
+    def failing(self, truth: ExactAnswers, quantity: str, found: Array) -> str | None:
         """The law that this result breaks, if any."""
         expected = truth.answers[quantity]
         if wrong(found, expected, truth.tolerance[quantity]).any():
@@ -58,11 +58,11 @@ class Walk:
             return "digits lost to the offset"
         return None
 
-    def keeps_digits(self, truth: Exact) -> bool:
+    def keeps_digits(self, truth: ExactAnswers) -> bool:
         """Whether digits can be asked for: not where a temperature rounds the logits before anything else."""
         return "digits lost to the offset" in truth.case.laws and self.identity and self.shifts
 
-    def upstream(self, truth: Exact) -> None:
+    def upstream(self, truth: ExactAnswers) -> None:
         """Ask backward for the gradient of three times the loss."""
         found = self.functions.loss(truth.case, upstream=3.0)["gradient"]
         self.seen["upstream gradient ignored"] = None
@@ -70,7 +70,7 @@ class Walk:
             detail = f"the gradient of 3·loss is not 3 times the gradient of loss, on {truth.case.name}"
             raise Broken("upstream gradient ignored", detail)
 
-    def diagnose(self, truth: Exact, quantity: str, found: Array) -> str:
+    def diagnose(self, truth: ExactAnswers, quantity: str, found: Array) -> str:
         """Name a result that is wrong."""
         case = truth.case
         if not np.isfinite(found).all():
@@ -100,7 +100,7 @@ class Walk:
             return "digits of float32"
         return self.fallback(truth, quantity, found)
 
-    def moves(self, known: list[tuple[Exact, Array]], quantity: str) -> bool:
+    def moves(self, known: list[tuple[ExactAnswers, Array]], quantity: str) -> bool:
         """Whether the answer changes when all logits are shifted by 3, by more than their rounding changes it."""
         pair = {t.case.name: (t, f) for t, f in known}
         if not self.shifts or not {"ordinary logits", "logits shifted by 3"} <= pair.keys():
@@ -109,11 +109,11 @@ class Walk:
         change = t.answers[quantity] - other.answers[quantity]
         return bool(wrong(plain - moved, change, 4 * t.tolerance[quantity].max()).any())
 
-    def tiny(self) -> Exact | None:
+    def tiny(self) -> ExactAnswers | None:
         """The input on which the target's probability underflows."""
         return next((t for t in self.truths if "log of a clipped probability" in t.case.laws), None)
 
-    def fallback(self, truth: Exact, quantity: str, found: Array) -> str:
+    def fallback(self, truth: ExactAnswers, quantity: str, found: Array) -> str:
         """The law of the sums, or the quantity itself."""
         if quantity == "value":
             return quantity
@@ -125,7 +125,7 @@ class Walk:
             return "rows sum to one"
         return "rows sum to zero" if off and zero else quantity
 
-    def other(self, truth: Exact, quantity: str) -> Array | None:
+    def other(self, truth: ExactAnswers, quantity: str) -> Array | None:
         """The function's answer for another input, if it gives a finite one."""
         try:
             result = self.functions.answers(truth.case).get(quantity)
@@ -133,7 +133,7 @@ class Walk:
             return None
         return result if result is not None and np.isfinite(result).all() else None
 
-    def by_input(self, case: Case, quantity: str) -> str:
+    def by_input(self, case: CheckInput, quantity: str) -> str:
         """A formula that is right on ordinary logits is named by the input on which it is not."""
         if "masked logits" in case.laws or np.isneginf(case.o).any():
             return "masked logits"
@@ -142,7 +142,7 @@ class Walk:
         apart = "one maximum for all rows" in case.laws
         return "shift invariance" if self.shifts and (apart or "shift invariance" in case.laws) else quantity
 
-    def not_finite(self, truth: Exact, quantity: str) -> str:
+    def not_finite(self, truth: ExactAnswers, quantity: str) -> str:
         """Name an overflow, an underflow, or an indefinite product by what the logits are."""
         u, (_, largest, _) = truth.rows.u, PRECISION[self.functions.bridge.dtype]
         room = np.log(largest) - np.log(u.shape[1])
@@ -163,7 +163,7 @@ class Walk:
             return "division by a zero probability" if quantity == "gradient" else "maximum not subtracted"
         return quantity
 
-    def note(self, truth: Exact, quantities: tuple[str, ...]) -> None:
+    def note(self, truth: ExactAnswers, quantities: tuple[str, ...]) -> None:
         """Remember the laws that this input has tested: the mistakes whose answers would have been told apart."""
         for quantity in quantities:
             if truth.case.ordinary:
@@ -190,7 +190,7 @@ class Walk:
 
     def report(
         self,
-        truth: Exact | None = None,
+        truth: ExactAnswers | None = None,
         law: str | None = None,
         quantity: str = "",
         found: Array | None = None,

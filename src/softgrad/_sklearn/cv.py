@@ -19,7 +19,7 @@ from softgrad._sklearn.base import SoftmaxClassifier
 from softgrad._sklearn.folds import make_folds
 from softgrad._sklearn.monitor import STACK_LEVEL, Monitor, with_callbacks
 from softgrad._sklearn.parameters import check_parameters, grid
-from softgrad._sklearn.problem import Problem, read_problem
+from softgrad._sklearn.problem import FitData, read_problem
 from softgrad._sklearn.scoring import fold_score
 
 __all__ = ["SoftmaxRegressionCV"]
@@ -247,7 +247,7 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
             router.add(scorer=get_scorer(self.scoring), method_mapping=to_score)
         return router
 
-    def _routed(self, problem: Problem, sample_weight: Any, groups: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _routed(self, problem: FitData, sample_weight: Any, groups: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the splitter and what the scorer gets: with scikit-learn's metadata routing, what each asks for."""
         to_splitter = {} if groups is None else {"groups": groups}
         to_scorer = {} if sample_weight is None else {"sample_weight": sample_weight}
@@ -259,7 +259,7 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
             to_scorer["sample_weight"] = problem.sample_weight  # checked, and without the rows that are dropped
         return to_splitter, to_scorer
 
-    def _keep(self, problem: Problem, Cs: NDArray[np.float64], found: Any) -> None:
+    def _keep(self, problem: FitData, Cs: NDArray[np.float64], found: Any) -> None:
         """The path and the choice as fitted attributes."""
         dtype = problem.x.dtype
         parts = [found.fold_coefs, found.fold_intercepts[..., np.newaxis]] if self.fit_intercept else [found.fold_coefs]

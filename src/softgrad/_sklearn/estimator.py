@@ -14,7 +14,7 @@ from softgrad import regression
 from softgrad._sklearn.base import SoftmaxClassifier
 from softgrad._sklearn.monitor import STACK_LEVEL, Monitor, with_callbacks
 from softgrad._sklearn.parameters import check_parameters
-from softgrad._sklearn.problem import Problem, read_problem
+from softgrad._sklearn.problem import FitData, read_problem
 
 __all__ = ["SoftmaxRegression"]
 
@@ -225,7 +225,7 @@ class SoftmaxRegression(SoftmaxClassifier):
             )
         return self
 
-    def _keep(self, problem: Problem, result: regression.FitResult) -> None:
+    def _keep(self, problem: FitData, result: regression.FitResult) -> None:
         """The result as fitted attributes."""
         self.classes_ = problem.targets.classes
         self.coef_ = result.coef.astype(problem.x.dtype)
@@ -236,7 +236,7 @@ class SoftmaxRegression(SoftmaxClassifier):
         self.gap_ = float(result.gap)
         self.history_ = np.array([tuple(row) for row in result.history], dtype=_HISTORY)
 
-    def _start(self, problem: Problem) -> tuple[NDArray[Any], NDArray[Any]]:
+    def _start(self, problem: FitData) -> tuple[NDArray[Any], NDArray[Any]]:
         """The last fit as a starting point, if it is a fit of the same classes and features."""
         classes = problem.targets.classes
         if not np.array_equal(classes, self.classes_):

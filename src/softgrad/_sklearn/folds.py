@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import check_cv
 
-from softgrad._sklearn.problem import Problem
+from softgrad._sklearn.problem import FitData
 from softgrad.regression.sources import RowBlocks
 
 __all__ = ["Fold", "make_folds"]
@@ -16,7 +16,7 @@ __all__ = ["Fold", "make_folds"]
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
-def make_folds(cv: Any, problem: Problem, n_rows: int, parameters: dict[str, Any]) -> list[Fold]:
+def make_folds(cv: Any, problem: FitData, n_rows: int, parameters: dict[str, Any]) -> list[Fold]:
     """Training and held-out rows of each fold.
 
     Rows of weight 0 count as absent: a splitter never sees them, and they are taken out of folds that are given as

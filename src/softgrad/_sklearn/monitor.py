@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from softgrad._sklearn.problem import Problem
+from softgrad._sklearn.problem import FitData
 from softgrad.regression.sources import RowBlocks
 
 try:
@@ -36,7 +36,7 @@ class Monitor:
     """
 
     def __init__(
-        self, estimator: Any, problem: Problem, callback: Callable[[Any], Any] | None, most: int | None = None
+        self, estimator: Any, problem: FitData, callback: Callable[[Any], Any] | None, most: int | None = None
     ) -> None:
         self.stopped = False
         self._estimator = estimator

@@ -11,24 +11,24 @@ from scipy import sparse
 from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
-from softgrad._sklearn.targets import Targets, read_targets
+from softgrad._sklearn.targets import FitTargets, read_targets
 from softgrad._sklearn.weights import class_weights, read_offset, row_weights
 from softgrad.regression._arrow import is_dataset, read_column
 from softgrad.regression._blocks import check_finite
 from softgrad.regression.sources import RowBlocks, is_source
 
-__all__ = ["Problem", "read_problem", "rows_for_prediction"]
+__all__ = ["FitData", "read_problem", "rows_for_prediction"]
 
 
 @dataclass(frozen=True)
-class Problem:
+class FitData:
     """What is to be fitted.
 
     Attributes
     ----------
     x : array, CSR matrix or RowBlocks
         The rows.
-    targets : Targets
+    targets : FitTargets
         Their labels.
     sample_weight, class_weight, offset : arrays or None
         As the fit takes them.
@@ -39,7 +39,7 @@ class Problem:
     """
 
     x: Any
-    targets: Targets
+    targets: FitTargets
     sample_weight: NDArray[np.float64] | None
     class_weight: NDArray[np.float64] | None
     offset: NDArray[Any] | None
@@ -57,7 +57,7 @@ class Problem:
         return len(self.targets.values)
 
 
-def read_problem(estimator: Any, X: Any, y: Any, sample_weight: Any, offset: Any, classes: Any) -> Problem:
+def read_problem(estimator: Any, X: Any, y: Any, sample_weight: Any, offset: Any, classes: Any) -> FitData:
     """Check what the caller handed over, and set ``n_features_in_`` and ``feature_names_in_`` of the estimator."""
     if y is None:
         raise ValueError(
@@ -85,7 +85,7 @@ def read_problem(estimator: Any, X: Any, y: Any, sample_weight: Any, offset: Any
     if kept is not None and weights is not None:
         x, weights = x[kept], weights[kept]
         offset = None if offset is None else offset[kept]
-    return Problem(x, targets, weights, class_weights(estimator.class_weight, targets), offset, kept, n_rows)
+    return FitData(x, targets, weights, class_weights(estimator.class_weight, targets), offset, kept, n_rows)
 
 
 def _check_rows(estimator: Any, X: Any, *, reset: bool) -> Any:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import get_scorer
 
-from softgrad._sklearn.problem import Problem
+from softgrad._sklearn.problem import FitData
 from softgrad.loss import log_softmax, softmax
 from softgrad.regression.sources import RowBlocks
 
@@ -26,7 +26,7 @@ _UNSEEN = float(np.log(np.finfo(np.float64).eps))
 Score = Callable[[NDArray[Any], NDArray[np.intp]], float]
 
 
-def fold_score(scoring: Any, problem: Problem, parameters: dict[str, Any]) -> Score:
+def fold_score(scoring: Any, problem: FitData, parameters: dict[str, Any]) -> Score:
     """A function of the logits of held-out rows and their numbers; ``parameters`` are those of the scorer."""
     soft = problem.targets.soft
     name = ("neg_log_loss" if soft else "accuracy") if scoring is None else scoring
@@ -49,7 +49,7 @@ def soft_log_loss(logs: NDArray[Any], values: NDArray[Any], weights: NDArray[np.
     return float(loss.sum() / total.sum())
 
 
-def _accuracy(problem: Problem, weights: NDArray[np.float64] | None) -> Score:
+def _accuracy(problem: FitData, weights: NDArray[np.float64] | None) -> Score:
     def score(logits: NDArray[Any], rows: NDArray[np.intp]) -> float:
         right = logits.argmax(axis=1) == problem.targets.values[rows]
         return float(np.average(right, weights=None if weights is None else weights[rows]))
@@ -57,7 +57,7 @@ def _accuracy(problem: Problem, weights: NDArray[np.float64] | None) -> Score:
     return score
 
 
-def _neg_log_loss(problem: Problem, weights: NDArray[np.float64] | None) -> Score:
+def _neg_log_loss(problem: FitData, weights: NDArray[np.float64] | None) -> Score:
     def score(logits: NDArray[Any], rows: NDArray[np.intp]) -> float:
         logs = log_softmax(logits)
         logs[np.isneginf(logits)] = _UNSEEN
@@ -70,7 +70,7 @@ def _neg_log_loss(problem: Problem, weights: NDArray[np.float64] | None) -> Scor
     return score
 
 
-def _scorer(scorer: Callable[..., Any], problem: Problem, parameters: dict[str, Any]) -> Score:
+def _scorer(scorer: Callable[..., Any], problem: FitData, parameters: dict[str, Any]) -> Score:
     """Any scorer: the model it gets answers for the held-out rows, and only for those."""
     needs_rows = not hasattr(scorer, "_score_func")  # a scorer of scikit-learn hands X on to the model unread
     if needs_rows and isinstance(problem.x, RowBlocks):

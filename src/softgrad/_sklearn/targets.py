@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-__all__ = ["Targets", "as_array", "column_names", "read_targets", "soft_values"]
+__all__ = ["FitTargets", "as_array", "column_names", "read_targets", "soft_values"]
 
 _AT_ONCE = 1 << 22  # elements of soft labels that are looked at together
 
 
 @dataclass(frozen=True)
-class Targets:
+class FitTargets:
     """y as the fit reads it.
 
     Attributes
@@ -56,7 +56,7 @@ def read_targets(
     kept: NDArray[np.intp] | None,
     classes: Any,
     estimator: str,
-) -> Targets:
+) -> FitTargets:
     """The targets of the rows that are kept; of data that is not copied, those of weight 0 count as absent."""
     values = as_array(y)
     if len(values) != n_rows:
@@ -72,7 +72,7 @@ def read_targets(
     return _hard_targets(values, weights, estimator)
 
 
-def _hard_targets(values: NDArray[Any], weights: NDArray[np.float64] | None, estimator: str) -> Targets:
+def _hard_targets(values: NDArray[Any], weights: NDArray[np.float64] | None, estimator: str) -> FitTargets:
     present = slice(None) if weights is None or weights.all() else np.flatnonzero(weights)
     known, of_present = np.unique(values[present], return_inverse=True)
     if len(known) < 2:
@@ -83,7 +83,7 @@ def _hard_targets(values: NDArray[Any], weights: NDArray[np.float64] | None, est
     labels = np.zeros(len(values), dtype=np.intp)
     labels[present] = of_present
     totals = np.bincount(labels, weights=weights, minlength=len(known)).astype(np.float64)
-    return Targets(labels, known, totals)
+    return FitTargets(labels, known, totals)
 
 
 def soft_values(values: NDArray[Any]) -> NDArray[Any]:
@@ -151,7 +151,7 @@ def _column_classes(y: Any, n_columns: int, classes: Any) -> NDArray[Any]:
     return names
 
 
-def _soft_targets(values: NDArray[Any], classes: NDArray[Any], weights: NDArray[np.float64] | None) -> Targets:
+def _soft_targets(values: NDArray[Any], classes: NDArray[Any], weights: NDArray[np.float64] | None) -> FitTargets:
     totals = np.zeros(values.shape[1])
     for first, part in _parts(values):
         totals += (np.ones(len(part)) if weights is None else weights[first : first + len(part)]) @ part.astype(
@@ -163,7 +163,7 @@ def _soft_targets(values: NDArray[Any], classes: NDArray[Any], weights: NDArray[
             f"class {classes.tolist()[empty[0]]!r}, column {empty[0]} of y, is empty: its soft labels are 0 in every "
             "row with a positive weight; leave the column out"
         )
-    return Targets(values, classes, totals)
+    return FitTargets(values, classes, totals)
 
 
 def _parts(values: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad._sklearn.targets import Targets
+from softgrad._sklearn.targets import FitTargets
 from softgrad.regression._blocks import first_not_finite
 
 __all__ = ["class_weights", "read_offset", "row_weights"]
@@ -30,7 +30,7 @@ def row_weights(sample_weight: Any, n_rows: int) -> NDArray[np.float64] | None:
     return weights
 
 
-def class_weights(given: dict[Any, float] | str | None, targets: Targets) -> NDArray[np.float64] | None:
+def class_weights(given: dict[Any, float] | str | None, targets: FitTargets) -> NDArray[np.float64] | None:
     """One weight a class. "balanced": with t_k = Σ_i a_i y_ik, the weight of class k is Σ t / (n_classes · t_k)."""
     if given is None:
         return None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-import softgrad
+from softgrad._info import info
 from softgrad.cli import _measure, _model
 from softgrad.cli._labels import own_classes
 from softgrad.cli._load import Loaded, Part
@@ -55,7 +55,7 @@ def account(
         before = _measure.reliability(logits * found.temperature, own, part.weight)
     coef, intercept = _model.symmetric_weights(classifier)
     return Training(
-        target=loaded.target, versions=_model.versions() | {"instruction set": str(softgrad.info()["instruction_set"])},
+        target=loaded.target, versions=_model.versions() | {"instruction set": str(info()["instruction_set"])},
         columns=loaded.columns, classes=classes.tolist(), counts=counts, feature_names=loaded.feature_names,
         origins=loaded.origins, coef=coef, intercept=intercept, history=classifier.history_,
         objective=found.objective, gap=found.gap, interrupted=found.interrupted, temperature=found.temperature,

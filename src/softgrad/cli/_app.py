@@ -58,7 +58,7 @@ def _silence() -> int:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from softgrad import __version__
+        from softgrad._version import __version__
 
         print(f"softgrad {__version__}")
         raise typer.Exit
@@ -270,22 +270,6 @@ def export(
 
 
 @app.command()
-def bench(
-    seconds: Annotated[float, typer.Option(min=1.0, help="About how long it may take.")] = 10.0,
-    threads: Threads = None,
-    json: Json = False,
-) -> None:
-    """Measure this machine: softgrad against the rivals that are installed, at equal results.
-
-    \b
-    softgrad bench
-    """
-    from softgrad.cli import _bench_table
-
-    _bench_table.bench(seconds, threads, json)
-
-
-@app.command()
 def data(
     name: Annotated[str, typer.Argument(help="digits, iris, wine or breast_cancer.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write, .csv or .parquet.")],
@@ -342,9 +326,9 @@ def _torch_facts() -> dict[str, Any]:
 @app.command()
 def info(json: Json = False) -> None:
     """Print version, instruction set, threads, BLAS, and any fallback with its reason."""
-    import softgrad
+    from softgrad import _info
 
-    facts = softgrad.info() | _torch_facts()
+    facts = _info.info() | _torch_facts()
     if json:
         from softgrad.cli._show import print_json
 

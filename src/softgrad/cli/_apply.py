@@ -12,7 +12,7 @@ from softgrad.cli._frame import frame
 from softgrad.cli._measure import logits_of
 from softgrad.cli._messages import UserError, names, warning
 from softgrad.cli._model import Model
-from softgrad.cli._reader import Batch, Reader
+from softgrad.cli._reader import Reader, RowChunk
 from softgrad.cli._sources import Source
 
 __all__ = ["Applied", "rows_of"]
@@ -49,13 +49,13 @@ class Applied:
         self._known = _levels(model)
         self._unseen: dict[str, tuple[int, list[str]]] = {}
 
-    def batches(self, tick: Callable[[int], None]) -> Iterator[tuple[Batch, NDArray[np.float64]]]:
+    def batches(self, tick: Callable[[int], None]) -> Iterator[tuple[RowChunk, NDArray[np.float64]]]:
         """Batches with their logits, two columns for two classes, the first then 0."""
         if not self.model.ingredients:
             n_rows, step = self.rows.x.shape[0], 1 << 14
             for first in range(0, n_rows, step):
                 x = self.rows.x[first : first + step]
-                yield Batch(first, x.shape[0], {}), self._logits(first, x)
+                yield RowChunk(first, x.shape[0], {}), self._logits(first, x)
                 tick(first + x.shape[0])
             return
         wanted = list(dict.fromkeys([*self.model.columns, *self.also]))

@@ -23,7 +23,7 @@ from softgrad.cli._messages import UserError
 from softgrad.cli._prepare import is_sparse
 from softgrad.cli._reader import Reader
 from softgrad.cli._sources import Source
-from softgrad.cli._train import Fitted, Rows, TrainOptions
+from softgrad.cli._train import Fitted, TrainingRows, TrainOptions
 from softgrad.regression import Progress
 
 __all__ = ["cluster", "refuse", "spread", "train"]
@@ -87,7 +87,7 @@ def spread(reader: Reader, ingredients: list[Ingredient], transformer: Any, want
     return _files.made_rows(makers, counts, width, np.float64, meta)
 
 
-def train(rows: Rows, options: TrainOptions, listen: Callable[[str, Progress], None]) -> Fitted:
+def train(rows: TrainingRows, options: TrainOptions, listen: Callable[[str, Progress], None]) -> Fitted:
     """As :func:`softgrad.cli._train.train`, of rows that are on a cluster."""
     from softgrad.dask import SoftmaxRegression
 

@@ -28,7 +28,7 @@ from softgrad.cli._cells import (
     try_cast,
 )  # fmt: skip
 from softgrad.cli._messages import UserError
-from softgrad.cli._reader import Batch, Reader
+from softgrad.cli._reader import Reader, RowChunk
 from softgrad.cli._results import Column
 
 LEVELS = 100_000  # distinct texts that are counted
@@ -205,7 +205,7 @@ def roles(reader: Reader, names: list[str], forced: dict[str, str], watch: Any =
         Columns that may become features.
     forced : dict
         Roles that the user gave: "text" or "categorical".
-    watch : callable (Batch), optional
+    watch : callable (RowChunk), optional
         Sees every batch, which also has the columns that it asked for by ``watch.columns``.
     """
     also = [] if watch is None else [name for name in watch.columns if name not in names]
@@ -226,7 +226,7 @@ def roles(reader: Reader, names: list[str], forced: dict[str, str], watch: Any =
     return [profiles[name].decide(reader) for name in names], profiles
 
 
-def _add(reader: Reader, profiles: dict[str, Profile], batch: Batch) -> None:
+def _add(reader: Reader, profiles: dict[str, Profile], batch: RowChunk) -> None:
     for name, profile in profiles.items():
         try:
             profile.add(batch.columns[name], batch.first)

@@ -17,13 +17,14 @@ from rich.text import Text
 from softgrad.cli._messages import UserError, shown
 from softgrad.cli._output import check_output, replacing
 from softgrad.cli._show import print_json
-from softgrad.derivation._explanation import Explanation, StepResult
+from softgrad.derivation._explain import explain
+from softgrad.derivation._explanation import Explanation
 from softgrad.derivation._languages import WORDS
 from softgrad.derivation._notation import text
+from softgrad.derivation._results import StepResult
 from softgrad.derivation._substitute import number_text
 from softgrad.derivation._verify import Check
 from softgrad.derivation._wording import check_line, heat, with_formulas
-from softgrad.derivation.explain import explain
 
 __all__ = ["show"]
 

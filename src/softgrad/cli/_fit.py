@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-import softgrad
-from softgrad._sklearn.targets import Targets
+from softgrad._info import info
+from softgrad._sklearn.targets import FitTargets
 from softgrad._sklearn.weights import class_weights
 from softgrad.cli import _cluster, _model, _show, _train
 from softgrad.cli._account import account, figures
@@ -180,7 +180,7 @@ def _load_sparse(source: Source, held: Source | None, split: Any, stages: Stages
     return Loaded([], [], None, "label", None, part("train", rows, train), measured, rows.names, rows.names, False)
 
 
-def _class_weights(text: str | None, targets: Targets) -> Any:
+def _class_weights(text: str | None, targets: FitTargets) -> Any:
     if text is None or text == "balanced":
         return class_weights(text, targets)
     classes = targets.classes.tolist()
@@ -202,10 +202,10 @@ def _class_weights(text: str | None, targets: Targets) -> Any:
     return weights
 
 
-def _rows(part: Part, classes: NDArray[Any]) -> _train.Rows:
+def _rows(part: Part, classes: NDArray[Any]) -> _train.TrainingRows:
     own = own_classes(part, classes)
     x = RowBlocks.of(part.x) if isinstance(part.x, SparseFiles) else part.x
-    return _train.Rows(x, own if part.soft is None else part.soft, own, part.weight, len(classes))
+    return _train.TrainingRows(x, own if part.soft is None else part.soft, own, part.weight, len(classes))
 
 
 def _fitted(
@@ -220,7 +220,7 @@ def _fitted(
             raise UserError(f"{source.text}: column {classes[empty[0]]!r} of --target-proba is 0 in every row")
     a = np.ones(len(rows.own)) if rows.weight is None else rows.weight
     totals = np.bincount(rows.own, a, len(classes)) if rows.targets.ndim == 1 else a @ rows.targets
-    targets = Targets(rows.targets, classes, np.asarray(totals, dtype=np.float64))
+    targets = FitTargets(rows.targets, classes, np.asarray(totals, dtype=np.float64))
     weights = _class_weights(options.class_weight, targets)
     settings = _train.TrainOptions(
         Cs=Cs, tol=options.tol, max_iter=options.max_iter, label_smoothing=options.label_smoothing,
@@ -280,7 +280,7 @@ def _tell(training: Training, loaded: Loaded, output: Path, report: Path | None)
         )
     if training.temperature is not None:
         console.print(f"calibrated: the logits are divided by {training.temperature:.4f}")
-    kernel = softgrad.info()["instruction_set"]
+    kernel = info()["instruction_set"]
     where = ", rows on disk" if loaded.on_disk else ""
     console.print(
         f"{len(training.history)} iterations, {kernel} kernel, {len(training.feature_names)} features{where}, "

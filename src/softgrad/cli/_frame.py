@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from softgrad.cli._cells import UnreadableError, as_dates, as_lists, as_numbers, as_texts
 from softgrad.cli._messages import UserError
-from softgrad.cli._reader import Batch, Reader
+from softgrad.cli._reader import Reader, RowChunk
 from softgrad.cli._results import ROLES
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def ingredients_of(description: Any) -> list[Ingredient]:
     return found
 
 
-def frame(reader: Reader, batch: Batch, ingredients: list[Ingredient]) -> pd.DataFrame:
+def frame(reader: Reader, batch: RowChunk, ingredients: list[Ingredient]) -> pd.DataFrame:
     """The typed table of a batch; an error that names the first cell that cannot be read."""
     import pandas as pd
 

@@ -22,7 +22,7 @@ from softgrad.cli._frame import Ingredient, frame
 from softgrad.cli._matrix import Matrix
 from softgrad.cli._messages import UserError, names
 from softgrad.cli._prepare import Preparation, is_sparse
-from softgrad.cli._reader import Batch, Reader
+from softgrad.cli._reader import Reader, RowChunk
 from softgrad.cli._results import Column
 
 __all__ = ["Choice", "Loaded", "Part", "load", "origins_of", "stratified", "targets_of"]
@@ -96,7 +96,7 @@ class _Targets:
         self.columns = [*wanted, *([choice.weight] if choice.weight else [])]
         self.held: dict[str, list[Any]] = {name: [] for name in self.columns}
 
-    def __call__(self, batch: Batch) -> None:
+    def __call__(self, batch: RowChunk) -> None:
         for name, parts in self.held.items():
             parts.append(batch.columns[name])
 
@@ -259,7 +259,7 @@ def part_of(
     return Part(test.source.text, x.finish(), labels, soft, weight, np.arange(len(labels)), test)
 
 
-def _tables(reader: Reader, ingredients: list[Ingredient]) -> Iterator[tuple[Batch, Any]]:
+def _tables(reader: Reader, ingredients: list[Ingredient]) -> Iterator[tuple[RowChunk, Any]]:
     for batch in reader.batches([item.name for item in ingredients]):
         yield batch, frame(reader, batch, ingredients)
 
@@ -267,11 +267,11 @@ def _tables(reader: Reader, ingredients: list[Ingredient]) -> Iterator[tuple[Bat
 class _Watch:
     """Labels are collected, and whoever wants to know is told."""
 
-    def __init__(self, targets: _Targets, tell: Callable[[Batch], None]) -> None:
+    def __init__(self, targets: _Targets, tell: Callable[[RowChunk], None]) -> None:
         self.columns = targets.columns
         self._targets, self._tell = targets, tell
 
-    def __call__(self, batch: Batch) -> None:
+    def __call__(self, batch: RowChunk) -> None:
         self._targets(batch)
         self._tell(batch)
 

@@ -21,7 +21,7 @@ from sklearn import __version__ as sklearn_version
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
-from softgrad import __version__
+from softgrad._version import __version__
 from softgrad.cli._frame import Ingredient, ingredients_of
 from softgrad.cli._messages import UserError, names, plain_warnings, shown
 from softgrad.cli._output import replacing

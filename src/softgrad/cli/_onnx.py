@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
-from softgrad import __version__
+from softgrad._version import __version__
 from softgrad.cli import _onnx_check as check
 from softgrad.cli._messages import UserError, one_line
 from softgrad.cli._onnx_inputs import Input, choose, ordered
@@ -138,8 +138,11 @@ def _refuse(pipeline: Pipeline) -> None:
 # --- the file --------------------------------------------------------------------------------------------------------
 
 
-def _convert(pipeline: Pipeline, inputs: list[Input], sample: Any, columns: Mapping[str, check.Column]) -> ModelProto:
-    from softgrad.cli._onnx_operators import convert, tensor
+def _convert(
+    pipeline: Pipeline, inputs: list[Input], sample: Any, columns: Mapping[str, check.ModelColumn]
+) -> ModelProto:
+    from softgrad.cli._onnx_graph import tensor
+    from softgrad.cli._onnx_operators import convert
 
     types = [(f"input{n}", tensor(i.dtype, len(i.columns))) for n, i in enumerate(inputs)]
     text = any(column.kind == "text" for column in columns.values())

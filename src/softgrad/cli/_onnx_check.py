@@ -27,7 +27,7 @@ _ODD_TEXTS = (
 
 
 @dataclass(frozen=True)
-class Column:
+class ModelColumn:
     """What is known of a column: its steps, and, if it is a number, about where its values lie."""
 
     name: str
@@ -40,15 +40,15 @@ class Column:
         return next((step for _, step in self.steps if isinstance(step, kind)), None)
 
 
-def columns_of(pipeline: Pipeline, names: list[str]) -> dict[str, Column]:
+def columns_of(pipeline: Pipeline, names: list[str]) -> dict[str, ModelColumn]:
     """The columns that the pipeline reads, in the order of ``names``."""
-    found: dict[str, Column] = {}
+    found: dict[str, ModelColumn] = {}
     for _, step, columns in parts_of(pipeline, names):
         steps = tuple(steps_of(step))
         for place, name in enumerate(columns):
             kinds = {OneHotEncoder: "category", TfidfVectorizer: "text"}
             kind = next((kinds[type(s)] for _, s in steps if type(s) in kinds), "number")
-            found[name] = Column(name, kind, steps, place)
+            found[name] = ModelColumn(name, kind, steps, place)
     return {name: found[name] for name in names if name in found}
 
 
@@ -89,7 +89,7 @@ def made_matrix(pipeline: Pipeline, sample: NDArray[Any]) -> NDArray[np.float64]
     return np.stack(columns, axis=1).astype(sample.dtype)
 
 
-def made_frame(columns: Mapping[str, Column], sample: Any) -> Any:
+def made_frame(columns: Mapping[str, ModelColumn], sample: Any) -> Any:
     """Rows for a model of a table, in a table of the sample's type."""
     rng = np.random.default_rng(0)
     made: dict[str, Any] = {}

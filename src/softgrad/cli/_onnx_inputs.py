@@ -38,7 +38,7 @@ def _list_name(column: str) -> str | None:
     return found[1] if found else None
 
 
-def choose(pipeline: Pipeline, tables: list[Any], columns: Mapping[str, check.Column]) -> list[Input]:
+def choose(pipeline: Pipeline, tables: list[Any], columns: Mapping[str, check.ModelColumn]) -> list[Input]:
     """The inputs, in the order of the columns: text, float, and double where float32 would move a logit."""
     if not columns:
         groups: dict[str, tuple[Any, ...]] = {"x": tuple(range(tables[-1].shape[1]))}

@@ -18,13 +18,11 @@ import functools
 import re
 import sys
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-if TYPE_CHECKING:
-    from softgrad.cli._onnx_operators import Graph
+from softgrad.cli._onnx_graph import Graph
 
 _DEFAULT_PATTERN = TfidfVectorizer().token_pattern
 _DOTTED = "İ"  # the one character whose lower case is two

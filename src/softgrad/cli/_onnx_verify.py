@@ -59,9 +59,12 @@ def compare(pipeline: Pipeline, content: bytes, inputs: list[Input], tables: lis
     return worst, same
 
 
-def difference(pipeline: Pipeline, inputs: list[Input], tables: list[Any], columns: Mapping[str, check.Column]) -> str:
+def difference(
+    pipeline: Pipeline, inputs: list[Input], tables: list[Any], columns: Mapping[str, check.ModelColumn]
+) -> str:
     """Which step is at fault: each is converted and run alone."""
-    from softgrad.cli._onnx_operators import convert, tensor
+    from softgrad.cli._onnx_graph import tensor
+    from softgrad.cli._onnx_operators import convert
 
     names = [str(name) for name in tables[-1].columns] if columns else []
     types = {column: i.dtype for i in inputs for column in i.columns}
@@ -88,7 +91,8 @@ def difference(pipeline: Pipeline, inputs: list[Input], tables: list[Any], colum
 
 def _step_difference(step: Any, held: list[str], table: Any, types: Mapping[Any, str], named: bool) -> str | None:
     """The first of the steps within a part that differs, and at which of its features."""
-    from softgrad.cli._onnx_operators import convert, tensor
+    from softgrad.cli._onnx_graph import tensor
+    from softgrad.cli._onnx_operators import convert
 
     inner = check.steps_of(step)
     for end in range(1, len(inner) + 1):

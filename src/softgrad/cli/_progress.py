@@ -13,7 +13,6 @@ __all__ = ["Stages"]
 _NAMES = {
     "read": "reading", "prepare": "looking at every row", "features": "making features", "train": "training",
     "measure": "measuring", "predict": "predicting", "write": "writing", "report": "drawing", "export": "converting",
-    "bench": "measuring this machine",
 }  # fmt: skip
 
 

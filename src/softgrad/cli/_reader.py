@@ -25,11 +25,11 @@ BATCH_BYTES = 8 << 20
 
 _dataset: Any = pyarrow.dataset.dataset  # its stub knows fewer formats and arguments
 
-__all__ = ["Batch", "Reader"]
+__all__ = ["Reader", "RowChunk"]
 
 
 @dataclass(frozen=True)
-class Batch:
+class RowChunk:
     """Some rows: columns by name, and the number of the first."""
 
     first: int
@@ -59,7 +59,7 @@ class Reader:
         self.is_text = source.format in ("csv", "tsv")
         self.n_rows: int | None = None
         self._starts: list[tuple[int, Path]] = []
-        self._kept: list[Batch] | None = None
+        self._kept: list[RowChunk] | None = None
         if self.is_text:
             found = _text.header(source.paths[0], source.delimiter)
             self.types: dict[str, Any] = dict.fromkeys(found, pa.string())
@@ -100,21 +100,21 @@ class Reader:
         noun = "column" if len(missing) == 1 else "columns"
         raise UserError(f"{self.source.text}: {where}no {noun} {names(missing)}; it has {names(self.names)}{hint}")
 
-    def batches(self, wanted: list[str]) -> Iterator[Batch]:
+    def batches(self, wanted: list[str]) -> Iterator[RowChunk]:
         """The wanted columns from the first row to the last."""
         if self._kept and set(wanted) <= set(self._kept[0].columns):
             for batch in self._kept:
-                yield Batch(batch.first, batch.n_rows, {name: batch.columns[name] for name in wanted})
+                yield RowChunk(batch.first, batch.n_rows, {name: batch.columns[name] for name in wanted})
             return
         first, held = 0, 0
         starts: list[tuple[int, Path]] = []
         self._starts = starts
-        kept: list[Batch] = []
+        kept: list[RowChunk] = []
         for number, columns, rows in self._parts(wanted):
             if self.source.paths and (not starts or starts[-1][1] != self.source.paths[number]):
                 starts.append((first, self.source.paths[number]))
             if rows:
-                batch = Batch(first, rows, columns)
+                batch = RowChunk(first, rows, columns)
                 held += sum(column.nbytes for column in columns.values())
                 if held <= self.keep:
                     kept.append(batch)

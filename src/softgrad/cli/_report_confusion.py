@@ -19,11 +19,11 @@ WITH_NUMBERS = 24  # classes, up to which numbers fit into the cells
 MOST = 160  # classes in the picture
 LEVELS = 10  # of colour
 
-__all__ = ["Matrix", "confusion_matrix", "ordered"]
+__all__ = ["ConfusionTable", "confusion_matrix", "ordered"]
 
 
 @dataclass(frozen=True)
-class Matrix:
+class ConfusionTable:
     """A table of cells where numbers fit, else a picture.
 
     Attributes
@@ -43,14 +43,14 @@ class Matrix:
     note: str
 
 
-def confusion_matrix(evaluation: Evaluation, classes: list[Any]) -> Matrix:
+def confusion_matrix(evaluation: Evaluation, classes: list[Any]) -> ConfusionTable:
     """The matrix of an evaluation, as the page shows it."""
     counts = np.asarray(evaluation.confusion, dtype=np.float64)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-300)
     if len(classes) <= WITH_NUMBERS:
         labels = [cut(label, 24) for label in classes]
         cells = [[_cell(counts, shares, labels, i, j) for j in range(len(labels))] for i in range(len(labels))]
-        return Matrix(labels, cells, None, "")
+        return ConfusionTable(labels, cells, None, "")
     kept, order, note = np.arange(len(classes)), "", ""
     if len(classes) > MOST:
         wrong = counts.sum(axis=0) + counts.sum(axis=1) - 2 * counts.diagonal()
@@ -62,7 +62,7 @@ def confusion_matrix(evaluation: Evaluation, classes: list[Any]) -> Matrix:
     labels = [cut(classes[k], 16) for k in kept]
     said = f"Confusion matrix of {len(kept)} classes; accuracy {percent(evaluation.accuracy, evaluation.rows)}. "
     picture = confusion_image(shares[np.ix_(kept, kept)], labels, said + "The most confused pairs are listed below.")
-    return Matrix(labels, [], picture, note + order)
+    return ConfusionTable(labels, [], picture, note + order)
 
 
 def _cell(counts: Float, shares: Float, labels: list[str], i: int, j: int) -> tuple[float, str, str, str]:

@@ -26,7 +26,7 @@ FOLDS = 5
 CALIBRATED = 100_000  # rows that decide the temperature, at most
 UNSEEN = float(np.log(np.finfo(np.float64).eps))  # the log-probability of a class that a fold did not have
 
-__all__ = ["Fitted", "Rows", "TrainOptions", "parse_c", "train"]
+__all__ = ["Fitted", "TrainOptions", "TrainingRows", "parse_c", "train"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class TrainOptions:
 
 
 @dataclass(frozen=True)
-class Rows:
+class TrainingRows:
     """What is fitted: features, targets as the fit takes them, the class of each row, weights."""
 
     x: Any
@@ -95,12 +95,12 @@ def parse_c(text: str) -> tuple[float, ...]:
     return values
 
 
-def train(rows: Rows, options: TrainOptions, listen: Callable[[str, Progress], None]) -> Fitted:
+def train(rows: TrainingRows, options: TrainOptions, listen: Callable[[str, Progress], None]) -> Fitted:
     """Fit, at one C or at that of several whose held-out folds have the least log-loss.
 
     Parameters
     ----------
-    rows : Rows
+    rows : TrainingRows
     options : TrainOptions
     listen : callable (what is being fitted, Progress)
         Called after each iteration.
@@ -142,7 +142,7 @@ def _fitted(C: float, result: FitResult, **more: Any) -> Fitted:
 class _Folds:
     """Scores the held-out folds, one C after the other, and keeps the logits of the best C to calibrate with."""
 
-    def __init__(self, rows: Rows, options: TrainOptions, folds: list[Any], listen: Any) -> None:
+    def __init__(self, rows: TrainingRows, options: TrainOptions, folds: list[Any], listen: Any) -> None:
         self.rows, self.options, self.folds, self.listen = rows, options, folds, listen
         self.scored = 0  # folds so far: at each C all rows are fitted first, then the folds
         self.histories: dict[int, list[Progress]] = {}  # of the first fit at each C that needed an iteration
@@ -207,7 +207,7 @@ class _Folds:
         return math.exp(minimize_scalar(loss, bounds=(-4.0, 4.0), method="bounded", options={"xatol": 1e-6}).x)
 
 
-def _search(rows: Rows, options: TrainOptions, common: dict[str, Any], listen: Any) -> Fitted:
+def _search(rows: TrainingRows, options: TrainOptions, common: dict[str, Any], listen: Any) -> Fitted:
     folds = _folds(rows, options)
     state = _Folds(rows, options, folds, listen)
     interrupted = False
@@ -273,7 +273,7 @@ def _path(found: Any, C: float) -> Path:
     return Path(found.path.Cs, found.scores, C, found.path.gaps, norms)
 
 
-def _folds(rows: Rows, options: TrainOptions) -> list[Any]:
+def _folds(rows: TrainingRows, options: TrainOptions) -> list[Any]:
     from sklearn.model_selection import KFold, StratifiedKFold
 
     counts = np.bincount(rows.own)

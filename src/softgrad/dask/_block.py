@@ -24,11 +24,11 @@ from softgrad.regression._sparse import is_sparse
 Array = NDArray[Any]
 Float = NDArray[np.float64]
 
-__all__ = ["Block", "Model", "Point", "Step"]
+__all__ = ["Block", "NamedDirection", "Point", "SharedModel"]
 
 
 @dataclass(frozen=True)
-class Model:
+class SharedModel:
     """What all blocks have to know of the problem; ``arrays``: of shape (N, K) that are kept, 0, 2 or 3."""
 
     n_rows: int
@@ -53,7 +53,7 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Step:
+class NamedDirection:
     """A direction by name."""
 
     name: str
@@ -64,7 +64,7 @@ class Step:
 class Block:
     """Rows with their targets, weights and offsets, checked elsewhere."""
 
-    def __init__(self, x: Any, targets: Array, weight: Float | None, offset: Array | None, model: Model) -> None:
+    def __init__(self, x: Any, targets: Array, weight: Float | None, offset: Array | None, model: SharedModel) -> None:
         if is_sparse(x) and model.small:
             x = x.toarray()  # as in memory: little data are run to rounding
         self.__setstate__((x, targets, weight, offset, model))
@@ -172,7 +172,7 @@ class Block:
         self._state = (point.name, len(shifts), True)
         return found
 
-    def _look(self, point: Point, shifts: tuple[Array, ...], step: Step | None = None) -> Problem:
+    def _look(self, point: Point, shifts: tuple[Array, ...], step: NamedDirection | None = None) -> Problem:
         """The problem as it is after the gradient at a point, and with the scores of a direction."""
         problem = self.problem
         if problem.scores is None:
@@ -187,14 +187,14 @@ class Block:
             self._along = step.name
         return problem
 
-    def product(self, point: Point, shifts: tuple[Array, ...], step: Step) -> tuple[Float, Float]:
+    def product(self, point: Point, shifts: tuple[Array, ...], step: NamedDirection) -> tuple[Float, Float]:
         """A Hessian product."""
         with self._lock:
             found = self._look(point, shifts).product(step.weight, step.bias)
             self._rest()
             return found
 
-    def direction(self, point: Point, step: Step, shifts: tuple[Array, ...]) -> float:
+    def direction(self, point: Point, step: NamedDirection, shifts: tuple[Array, ...]) -> float:
         """Σ v² of a direction's scores."""
         with self._lock:
             problem = self._look(point, shifts)
@@ -203,7 +203,7 @@ class Block:
             self._rest()
             return size**2 * problem.design.n_rows * problem.n_classes
 
-    def line(self, point: Point, step: Step, shifts: tuple[Array, ...], length: float) -> float:
+    def line(self, point: Point, step: NamedDirection, shifts: tuple[Array, ...], length: float) -> float:
         """Σ a ℓ at a step along a direction."""
         with self._lock:
             loss = self._look(point, shifts, step).line(length)
@@ -262,7 +262,11 @@ class Block:
         with self._lock, self._with_prob(point, shifts) as problem:
             whole = Whole(self._data[-1].n_rows, curvature)
             columns = None if top is None else self.columns(np.arange(problem.design.n_rows), top)
-            return class_grams(problem, center, square, kappa, sample, even=even, features=columns, whole=whole)
+            assert problem.prob is not None
+            return class_grams(
+                problem, problem.prob, problem.curvature, center, square, kappa, sample, even=even, features=columns,
+                whole=whole,
+            )  # fmt: skip
 
     def hessian(self, point: Point, shifts: tuple[Array, ...], count: int | None) -> Float:
         """The whole Hessian, or the block's share of one from about ``count`` rows."""

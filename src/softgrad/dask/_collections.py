@@ -10,7 +10,7 @@ import numpy as np
 from dask import array as da
 
 from softgrad.dask._graph import each
-from softgrad.dask._rows import Columns, read
+from softgrad.dask._rows import ColumnRoles, read
 
 __all__ = ["Parts", "feature_names", "is_collection", "parts_of"]
 
@@ -23,7 +23,7 @@ class Parts:
     y: list[Any]
     sample_weight: list[Any]
     offset: list[Any]
-    columns: Columns
+    columns: ColumnRoles
 
     def read(self) -> list[Any]:
         """The rows of each block, not yet computed."""
@@ -69,7 +69,7 @@ def parts_of(
         if x.ndim != 2:
             raise ValueError(f"X has {x.ndim} dimension(s), not two: a block holds rows of features")
         x = x.rechunk({1: -1}) if len(x.chunks[1]) > 1 else x
-        columns, as_they_are = Columns(None, None), False
+        columns, as_they_are = ColumnRoles(None, None), False
         blocks = [row[0] for row in x.to_delayed()]
         lengths = None if np.isnan(x.chunks[0]).any() else x.chunks[0]
     cut = {
@@ -81,7 +81,7 @@ def parts_of(
     return Parts(blocks, **cut, columns=columns)
 
 
-def _columns_of(x: Any, taken: dict[str, Any], features: list[Any] | None) -> Columns:
+def _columns_of(x: Any, taken: dict[str, Any], features: list[Any] | None) -> ColumnRoles:
     for name, value in taken.items():
         if value not in x.columns:
             raise ValueError(f"{name}={value!r} is not a column of X; it has {list(x.columns)}")
@@ -95,7 +95,7 @@ def _columns_of(x: Any, taken: dict[str, Any], features: list[Any] | None) -> Co
         if kind not in "fiub":
             raise ValueError(f"column {name!r} of X is of dtype {dtypes[name]}: features must be real numbers")
     narrow = all(dtypes[name].kind == "f" and dtypes[name].itemsize <= 4 for name in names or [])
-    return Columns(names, np.dtype(np.float32 if narrow else np.float64), **taken)
+    return ColumnRoles(names, np.dtype(np.float32 if narrow else np.float64), **taken)
 
 
 def _delayed(frame: Any, as_it_is: bool = False) -> list[Any]:

@@ -21,8 +21,8 @@ from softgrad.dask._collections import is_collection, parts_of
 from softgrad.dask._graph import let_go
 from softgrad.dask._predict import lazily, scored
 from softgrad.dask._read import read_blocks
-from softgrad.regression._inputs import Inputs
-from softgrad.regression.fit import check_options, solve
+from softgrad.regression._fit import check_options, solve
+from softgrad.regression._inputs import ProblemVariables
 from softgrad.sklearn import SoftmaxRegression as _InMemory
 
 __all__ = ["SoftmaxRegression"]
@@ -158,7 +158,7 @@ class SoftmaxRegression(_InMemory):
         read = read_blocks(self, parts, None if isinstance(y, str) else column_names(y), classes)
         problem: Any = SimpleNamespace(targets=read.targets, x=read.problem.design)
         self._remember(read.problem.design.n_features, parts.columns.features)
-        inputs = Inputs(read.problem, None)
+        inputs = ProblemVariables(read.problem, None)
         try:
             start = self._start(problem) if self.warm_start and hasattr(self, "coef_") else None
             with single_threaded_blas():

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from softgrad._sklearn.targets import column_names
 from softgrad.dask._collections import parts_of
 from softgrad.dask._graph import collect, each
-from softgrad.dask._rows import Columns, Rows, Summary, block_of_frame
+from softgrad.dask._rows import BlockRows, BlockSummary, ColumnRoles, block_of_frame
 
 Array = NDArray[Any]
 
@@ -43,7 +43,7 @@ def _dtype_of(X: Any) -> Any:
     return np.float32 if narrow else np.float64
 
 
-def _answer(part: Any, offset: Any, shared: tuple[Any, str, Columns]) -> Any:
+def _answer(part: Any, offset: Any, shared: tuple[Any, str, ColumnRoles]) -> Any:
     model, method, columns = shared
     rows = block_of_frame(part, columns)
     if not rows.shape[0]:
@@ -68,9 +68,9 @@ def scored(model: Any, X: Any, y: Any, sample_weight: Any, offset: Any) -> float
     return float(sum(value for value, _, _, _ in found) / total) if total else float("nan")
 
 
-def _score(rows: Rows | Summary, model: Any) -> tuple[float, float, int, str | None]:
+def _score(rows: BlockRows | BlockSummary, model: Any) -> tuple[float, float, int, str | None]:
     """The weighted sum over a block, and the weight of its rows."""
-    if isinstance(rows, Summary):
+    if isinstance(rows, BlockSummary):
         return 0.0, 0.0, rows.n_given, rows.error
     n = rows.x.shape[0]
     if not n:

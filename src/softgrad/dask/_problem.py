@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad.dask._block import Model, Point, Step
+from softgrad.dask._block import NamedDirection, Point, SharedModel
 from softgrad.dask._graph import collect, each, let_go, literal, reduce
 from softgrad.loss import softmax
 from softgrad.regression._problem import MOST_LEVELLED
-from softgrad.regression._row_sums import Evaluation, RowSums, levelled
+from softgrad.regression._row_sums import LossAtPoint, RowSums, levelled
 from softgrad.regression._sparse import HEAVY
 
 Array = NDArray[Any]
@@ -59,12 +59,12 @@ class Shape:
         """Some dense rows."""
         return np.asarray(self.sample(index)[0], dtype=dtype)
 
-    def heavy(self) -> tuple[Array, Columns]:
+    def heavy(self) -> tuple[Array, RemoteColumns]:
         """The features of sparse rows with the largest sums of squares, and these columns."""
         if self._top is None:
             squares = reduce("squares", "squares", self.blocks, size=8 * self.n_features)
             self._top = np.sort(np.argsort(-squares, kind="stable")[:HEAVY])
-        return self._top, Columns(self, self._top)
+        return self._top, RemoteColumns(self, self._top)
 
     def fetch(self, method: str, index: Array, *arguments: Any) -> list[Any]:
         """What a method of each block answers for some of its rows, in ascending order."""
@@ -76,7 +76,7 @@ class Shape:
         return collect(each(method, _ask, blocks, inside, *alike, shared=method))
 
 
-class Columns:
+class RemoteColumns:
     """Some columns of all rows, of which a few rows may be looked at here."""
 
     def __init__(self, design: Shape, top: Array) -> None:
@@ -90,7 +90,9 @@ class Columns:
 class Remote(RowSums):
     """Blocks of rows and what all of them know; the state is the name of the point that they look at."""
 
-    def __init__(self, blocks: Sequence[Any], shape: Shape, model: Model, class_mass: Float, *, offset: bool) -> None:
+    def __init__(
+        self, blocks: Sequence[Any], shape: Shape, model: SharedModel, class_mass: Float, *, offset: bool
+    ) -> None:
         self.blocks, self.design, self.model = list(blocks), shape, model
         self.n_classes, self.fit_intercept, self.n_threads = model.n_classes, model.fit_intercept, model.n_threads
         self.class_mass, self.mass = class_mass, float(class_mass.sum())
@@ -151,7 +153,7 @@ class Remote(RowSums):
 
         return levelled(sums, shift, self.class_mass, dtype, enough)
 
-    def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> Evaluation:
+    def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> LossAtPoint:
         """Loss and gradient at a point; ``known``: it is the one that was settled."""
         settled = known and self._settled  # solvers know no more than that they moved along the direction
         if not settled:
@@ -160,18 +162,18 @@ class Remote(RowSums):
         self._settled = False
         self._weight, self._bias = weight, bias
         loss, g, gb = self._sum("gradient", "sums", numbers=weight.size)
-        return Evaluation.of(loss, g, gb, weight, bias, self.mass)
+        return LossAtPoint.of(loss, g, gb, weight, bias, self.mass)
 
     def product(self, weight: Array, bias: Array) -> tuple[Float, Float]:
         """The Hessian of the loss at the point times a direction."""
-        step = Step("", np.ascontiguousarray(weight, self.dtype), np.asarray(bias))
+        step = NamedDirection("", np.ascontiguousarray(weight, self.dtype), np.asarray(bias))
         self.passes += 1.0 if self.holds_scores else 1.5
         product, of_bias = self._sum("product", "product", step, numbers=weight.size)
         return product, of_bias
 
     def direction(self, weight: Array, bias: Array) -> float:
         """Take a direction's scores; returns the root of their mean square."""
-        step = Step(uuid.uuid4().hex, np.ascontiguousarray(weight, self.dtype), np.asarray(bias))
+        step = NamedDirection(uuid.uuid4().hex, np.ascontiguousarray(weight, self.dtype), np.asarray(bias))
         let_go([self._step])
         self._step = literal(step, "direction")
         self.passes += 0.5

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad._sklearn.targets import Targets
+from softgrad._sklearn.targets import FitTargets
 from softgrad._sklearn.weights import class_weights
-from softgrad.dask._block import Model
+from softgrad.dask._block import SharedModel
 from softgrad.dask._collections import Parts
 from softgrad.dask._graph import collect, each, keep, let_go
 from softgrad.dask._problem import Remote, Shape
-from softgrad.dask._rows import Summary, make, summary
+from softgrad.dask._rows import BlockSummary, make, summary
 from softgrad.regression._problem import SMALL, STORED
 
 Array = NDArray[Any]
@@ -28,7 +28,7 @@ class Read:
     """The problem and its classes; ``targets`` has no values; ``kept``: blocks to be let go."""
 
     problem: Remote
-    targets: Targets
+    targets: FitTargets
     kept: list[Any]
 
 
@@ -53,7 +53,7 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
     lengths = [one.n_rows for one in found]
     n, p = sum(lengths), first.n_features
     small = n * p * k <= SMALL
-    model = Model(
+    model = SharedModel(
         n, k, weight, float(estimator.label_smoothing), bool(estimator.fit_intercept), small,
         _arrays(estimator, n, k, small, sum(one.n_bytes for one in found)), estimator.n_threads or 1,
     )  # fmt: skip
@@ -82,7 +82,7 @@ def _arrays(estimator: Any, n: int, k: int, small: bool, n_bytes: int) -> int:
     return next((count for count in (3, 2) if count * each_one <= estimator.max_memory), 0)
 
 
-def _alike(found: list[Summary]) -> list[Summary]:
+def _alike(found: list[BlockSummary]) -> list[BlockSummary]:
     """Refuse the first block that is not like the others, with its place."""
     first_row, like = 0, None
     for number, one in enumerate(found):
@@ -107,7 +107,7 @@ def _alike(found: list[Summary]) -> list[Summary]:
     return found
 
 
-def _classes(found: list[Summary], columns: list[Any] | None, classes: Any, name: str) -> Targets:
+def _classes(found: list[BlockSummary], columns: list[Any] | None, classes: Any, name: str) -> FitTargets:
     nothing = np.empty(0)
     if found[0].known is None:
         totals = np.sum([one.totals for one in found if one.totals is not None], axis=0)
@@ -126,7 +126,7 @@ def _classes(found: list[Summary], columns: list[Any] | None, classes: Any, name
                 f"class {names.tolist()[empty[0]]!r}, column {empty[0]} of y, is empty: its soft labels are 0 in every "
                 "row with a positive weight; leave the column out"
             )
-        return Targets(nothing, names, totals)
+        return FitTargets(nothing, names, totals)
     if classes is not None:
         raise ValueError("classes= names the columns of soft labels; y holds labels, and those are the classes")
     try:
@@ -143,10 +143,10 @@ def _classes(found: list[Summary], columns: list[Any] | None, classes: Any, name
         assert one.known is not None
         assert one.totals is not None
         totals[np.searchsorted(known, one.known)] += one.totals
-    return Targets(nothing, known, totals)
+    return FitTargets(nothing, known, totals)
 
 
-def _check_offset(first: Summary, k: int) -> None:
+def _check_offset(first: BlockSummary, k: int) -> None:
     if first.offset_columns not in ((0, 1, 2) if k == 2 else (0, k)):
         also = " or one" if k == 2 else ""
         raise ValueError(f"offset must have {k}{also} columns, one for each class, not {first.offset_columns}")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from softgrad._sklearn.targets import soft_values
 from softgrad._sklearn.weights import read_offset
-from softgrad.dask._block import Block, Model
+from softgrad.dask._block import Block, SharedModel
 from softgrad.regression._blocks import as_block, check_finite
 from softgrad.regression._inputs import checked_rows
 from softgrad.regression._sparse import is_sparse, longest
@@ -18,11 +18,11 @@ from softgrad.regression._sparse import is_sparse, longest
 Array = NDArray[Any]
 Float = NDArray[np.float64]
 
-__all__ = ["Columns", "Rows", "Summary", "block_of_frame", "make", "read", "summary"]
+__all__ = ["BlockRows", "BlockSummary", "ColumnRoles", "block_of_frame", "make", "read", "summary"]
 
 
 @dataclass(frozen=True)
-class Columns:
+class ColumnRoles:
     """How to read a block: of a table, the columns that are features and their type; names of what is a column."""
 
     features: list[Any] | None
@@ -33,7 +33,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Rows:
+class BlockRows:
     """Rows of positive weight; ``labels`` are numbers into ``known``, or soft labels."""
 
     n_given: int
@@ -45,7 +45,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Summary:
+class BlockSummary:
     """What the client has to know of a block; ``error``: why it cannot be used."""
 
     n_given: int
@@ -63,7 +63,7 @@ class Summary:
     error: str | None = None
 
 
-def read(part: Any, y: Any, weight: Any, offset: Any, columns: Columns) -> Rows | Summary:
+def read(part: Any, y: Any, weight: Any, offset: Any, columns: ColumnRoles) -> BlockRows | BlockSummary:
     """The rows of a block, or a summary that says what is wrong with it."""
     n = int(part.shape[0])
     try:
@@ -72,10 +72,10 @@ def read(part: Any, y: Any, weight: Any, offset: Any, columns: Columns) -> Rows 
         offset = part[columns.offset] if columns.offset is not None else offset
         return _checked(block_of_frame(part, columns), columns.features, y, weight, offset)
     except (ValueError, TypeError) as wrong:
-        return Summary(n, error=str(wrong))
+        return BlockSummary(n, error=str(wrong))
 
 
-def block_of_frame(part: Any, columns: Columns) -> Any:
+def block_of_frame(part: Any, columns: ColumnRoles) -> Any:
     """The features of a block."""
     if columns.features is None:
         return as_block(part, "X")
@@ -83,7 +83,7 @@ def block_of_frame(part: Any, columns: Columns) -> Any:
     return as_block(frame.to_numpy(dtype=columns.dtype, na_value=np.nan), "X")
 
 
-def _checked(x: Any, names: Any, y: Any, weight: Any, offset: Any) -> Rows:
+def _checked(x: Any, names: Any, y: Any, weight: Any, offset: Any) -> BlockRows:
     n = x.shape[0]
     check_finite(x, names)
     x = checked_rows(x)
@@ -101,7 +101,7 @@ def _checked(x: Any, names: Any, y: Any, weight: Any, offset: Any) -> Rows:
             raise ValueError(f"offset has {len(shift)} rows, but X has {n}")
         width = 2 if shift.ndim == 1 or shift.shape[1] == 1 else shift.shape[1]
         offset = read_offset(offset, n, width)[kept]  # type: ignore[index]
-    return Rows(n, x[kept] if len(labels) < n else x, labels, known, a, offset)
+    return BlockRows(n, x[kept] if len(labels) < n else x, labels, known, a, offset)
 
 
 def _weights(weight: Any, n: int) -> Float:
@@ -152,9 +152,9 @@ def _missing(y: Any, labels: Array) -> Any:
     return np.zeros(len(labels), dtype=bool)
 
 
-def summary(rows: Rows | Summary, *_: Any) -> Summary:
+def summary(rows: BlockRows | BlockSummary, *_: Any) -> BlockSummary:
     """What the client has to know of the rows."""
-    if isinstance(rows, Summary):
+    if isinstance(rows, BlockSummary):
         return rows
     n, p = rows.x.shape
     a = np.ones(n) if rows.weight is None else rows.weight
@@ -170,13 +170,13 @@ def summary(rows: Rows | Summary, *_: Any) -> Summary:
     reach = float(np.sqrt(square)) * (1 + 1e-9)
     columns = 0 if rows.offset is None else 1 if rows.offset.ndim == 1 else rows.offset.shape[1]
     stored = int(rows.x.nnz) if is_sparse(rows.x) else n * p
-    return Summary(
+    return BlockSummary(
         rows.n_given, n, p, rows.x.dtype, is_sparse(rows.x), rows.known, totals, reach, size, stored, float(a.sum()),
         columns,
     )  # fmt: skip
 
 
-def make(rows: Rows, shared: tuple[Model, Array]) -> Block:
+def make(rows: BlockRows, shared: tuple[SharedModel, Array]) -> Block:
     """The block that the solver works on, with the classes of all blocks."""
     model, classes = shared
     targets: Array

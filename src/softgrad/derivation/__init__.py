@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from softgrad.derivation.explain import explain
+from softgrad.derivation._explain import explain
 
 if TYPE_CHECKING:
-    from softgrad.derivation._documents import chapter
-    from softgrad.derivation._explanation import Explanation, StepResult
+    from softgrad.derivation._chapter import chapter
+    from softgrad.derivation._explanation import Explanation
+    from softgrad.derivation._results import StepResult
     from softgrad.derivation._verify import Check
 
 __all__ = ["Check", "Explanation", "StepResult", "chapter", "explain"]
@@ -17,8 +18,8 @@ __all__ = ["Check", "Explanation", "StepResult", "chapter", "explain"]
 _LATER = {
     "Check": "_verify",
     "Explanation": "_explanation",
-    "StepResult": "_explanation",
-    "chapter": "_documents",
+    "StepResult": "_results",
+    "chapter": "_chapter",
 }
 
 

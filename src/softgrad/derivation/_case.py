@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from softgrad.derivation._decimal import DecimalArithmetic, fifty_digits
 from softgrad.derivation._evaluate import Scope
 from softgrad.derivation._formula import parse
-from softgrad.derivation._steps import TRAINING
+from softgrad.derivation._training import TRAINING
 
 __all__ = ["MOST_CLASSES", "Case"]
 

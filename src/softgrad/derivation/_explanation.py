@@ -4,61 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad.derivation._formula import RANGES, Node, free_indices, parse
+from softgrad.derivation._formula import RANGES, free_indices, parse
 from softgrad.derivation._reader import as_case, checked_language
+from softgrad.derivation._results import Shown, StepResult
 from softgrad.derivation._steps import STEPS, Formula, Step
 from softgrad.derivation._verify import Check
 
-__all__ = ["Explanation", "StepResult"]
+__all__ = ["Explanation"]
 
 Float = NDArray[np.float64]
-
-
-class Shown(NamedTuple):
-    """One formula: in general, with numbers at a few places, and how its proof and its computation went."""
-
-    general: Node
-    instances: tuple[Node, ...]
-    checks: tuple[Check, ...]
-
-
-class StepResult(NamedTuple):
-    """One step of the derivation, as the reader sees it.
-
-    Attributes
-    ----------
-    name, part : str
-        Its name, and whether it belongs to the ``"derivation"`` or comes ``"beyond"`` it.
-    title, sentence : str
-        In the reader's language; formulas of the sentence stand between backticks.
-    formulas : tuple
-        Each in general, with numbers, and with its checks.
-    tables : tuple of (Node, ndarray)
-        The vectors and matrices of the step.
-    facts : tuple of (str, str)
-        What was computed besides: the run of the training, the digits that survive.
-    against : tuple of Check
-        What the reference and the kernels say of the same quantities.
-    """
-
-    name: str
-    part: str
-    title: str
-    sentence: str
-    formulas: tuple[Shown, ...]
-    tables: tuple[tuple[Node, Float], ...]
-    facts: tuple[tuple[str, str], ...]
-    against: tuple[Check, ...]
-
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """All of them."""
-        return (*(check for shown in self.formulas for check in shown.checks), *self.against)
 
 
 class Explanation:
@@ -161,12 +120,12 @@ class Explanation:
     def _repr_markdown_(self) -> str:
         from softgrad.derivation._documents import markdown
 
-        return markdown(self)
+        return markdown(self.steps, self.given, self.lang)
 
     def _repr_html_(self) -> str:
         from softgrad.derivation._documents import html
 
-        return html(self)
+        return html(self.steps, self.given, self.lang)
 
 
 def places(free: list[str], distinct: bool, first: int, other: int) -> list[dict[str, int]]:

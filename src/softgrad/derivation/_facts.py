@@ -9,8 +9,8 @@ import numpy as np
 from softgrad.derivation._case import Case
 from softgrad.derivation._decimal import fifty_digits
 from softgrad.derivation._languages import WORDS
-from softgrad.derivation._steps import TRAINING
 from softgrad.derivation._substitute import number_text
+from softgrad.derivation._training import TRAINING
 from softgrad.linear import linear_cross_entropy_with_grad
 
 __all__ = ["facts_of", "train"]

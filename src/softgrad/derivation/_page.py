@@ -21,7 +21,8 @@ from softgrad.derivation._evaluate import DEFINITIONS
 from softgrad.derivation._formula import RANGES, Node, equal_sides, parse, to_json
 from softgrad.derivation._languages import LANGUAGES, TEXTS, WORDS
 from softgrad.derivation._notation import mathml
-from softgrad.derivation._steps import STEPS, TRAINING, Step
+from softgrad.derivation._steps import STEPS, Step
+from softgrad.derivation._training import TRAINING
 from softgrad.derivation._wording import with_formulas
 
 __all__ = ["page"]

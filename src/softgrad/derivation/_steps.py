@@ -6,21 +6,13 @@ The words are in `_english` and `_chinese`; everything that shows or checks the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from softgrad.derivation._case import Case
+from softgrad.derivation._case import Case
 
-__all__ = ["STEPS", "TRAINING", "Formula", "Step"]
-
-# The training set of the last step and of the page: two features and a class.
-TRAINING = (
-    (-1.6, 0.4, 0), (-1.1, 1.3, 0), (-0.7, 0.6, 0), (-1.9, 1.2, 0), (0.2, 0.9, 0),
-    (0.9, 1.4, 1), (1.5, 0.8, 1), (1.2, 1.9, 1), (0.5, 0.3, 1), (1.9, 1.5, 1),
-    (-0.3, -1.0, 2), (0.6, -1.3, 2), (0.1, -0.4, 2), (1.0, -0.7, 2), (-0.9, -1.6, 2),
-)  # fmt: skip
+__all__ = ["STEPS", "Formula", "Step"]
 
 
 class Formula(NamedTuple):
@@ -33,7 +25,7 @@ class Formula(NamedTuple):
 
 
 # What a module, `softgrad.reference` or `softgrad` itself, says an expression is worth.
-Against = tuple[str, Callable[[Any, "Case"], Any]]
+Against = tuple[str, Callable[[Any, Case], Any]]
 
 
 class Step(NamedTuple):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from decimal import Decimal
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-import softgrad
-from softgrad import reference
+from softgrad import linear, loss, reference
 from softgrad.derivation._case import Case
 from softgrad.derivation._decimal import fifty_digits
 from softgrad.derivation._evaluate import assignments
@@ -18,6 +18,9 @@ from softgrad.derivation._steps import Formula, Step
 from softgrad.derivation._symbols import available, proved
 
 __all__ = ["Check", "check_against", "check_formula"]
+
+# The public functions of losses, under one name as in the reference.
+_LIBRARY = SimpleNamespace(**{name: getattr(module, name) for module in (loss, linear) for name in module.__all__})
 
 
 class Check(NamedTuple):
@@ -79,7 +82,7 @@ def check_against(step: Step, case: Case) -> list[Check]:
     # The library has the rounding of float64, once in the logits and once in what it computes from them.
     finite = case.z[np.isfinite(case.z)]
     tolerance = 1e-13 * (1 + float(np.abs(finite / case.temperature).max(initial=0.0)))
-    for how, module in (("reference", reference), ("kernel", softgrad)):
+    for how, module in (("reference", reference), ("kernel", _LIBRARY)):
         for what, function in step.against:
             with np.errstate(all="ignore"):
                 found = np.asarray(function(module, case), dtype=np.float64)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from softgrad.regression._fit import FitInterrupted, FitResult, fit
 from softgrad.regression._state import Progress
-from softgrad.regression.fit import FitInterrupted, FitResult, fit
 from softgrad.regression.path import CrossValidation, PathResult, cross_validate_path, softmax_path
 from softgrad.regression.sources import RowBlocks
 

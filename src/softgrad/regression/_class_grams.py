@@ -7,16 +7,14 @@ those of all: each draws its share.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from softgrad._core.threads import run_blocks
+from softgrad.regression._row_sums import RowSums
 from softgrad.regression._sample import draw
-
-if TYPE_CHECKING:
-    from softgrad.regression._problem import Problem
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -35,7 +33,9 @@ class Whole(NamedTuple):
 
 
 def class_grams(
-    problem: Problem,
+    problem: RowSums,
+    prob: Array,
+    curvature: Float | None,
     center: Float,
     square: float,
     kappa: float,
@@ -47,13 +47,13 @@ def class_grams(
 ) -> tuple[Array, Float]:
     """Σ v (x − center)(x − center)ᵀ of each class in float32, with a column of ones for an intercept; rows drawn.
 
+    ``prob``, ``curvature``: S and a t of all rows, the latter None if it is 1 throughout;
     ``square``: the mean square of centred rows; ``even``: no row is told from another; ``features``: columns of the
     rows in place of all; ``whole``: that of which the problem is a part.
     """
     design, k = problem.design, problem.n_classes
     n, p = design.n_rows, design.n_features if features is None else features.shape[1]
-    assert problem.prob is not None
-    prob, width = problem.prob, p + int(problem.fit_intercept)
+    width = p + int(problem.fit_intercept)
     moved = center.astype(np.float32)
 
     def drawn(v: Array, count: int) -> tuple[Array, Array]:
@@ -63,7 +63,7 @@ def class_grams(
         return rows - moved, np.sqrt(weight).astype(np.float32, copy=False)
 
     if even:  # one Gram matrix
-        h = 1.0 if problem.curvature is None else problem.curvature
+        h = 1.0 if curvature is None else curvature
         count = max(512, 8 * width)
         if whole is not None:
             count = min(n, max(1, round(count * n / whole.n_rows)))
@@ -74,8 +74,8 @@ def class_grams(
 
     def make(j: int) -> None:
         v = prob[:, j] - prob[:, j] ** 2
-        if problem.curvature is not None:
-            v *= problem.curvature
+        if curvature is not None:
+            v *= curvature
         own = float(v.sum(dtype=np.float64))
         total, rows = (own, n) if whole is None else (float(whole.curvature[j]), whole.n_rows)
         # No more dimensions matter than the trace has of κ: so many rows tell them.

@@ -25,10 +25,10 @@ ROW_SPACE_ROWS = 3000  # the eigenproblem of that many rows is a second
 LARGEST = {4: 1e18, 8: 1e150}  # by the bytes of a number
 CHECKED_ROWS = 1 << 22  # numbers looked at together
 
-__all__ = ["Inputs", "checked", "checked_rows"]
+__all__ = ["ProblemVariables", "checked", "checked_rows"]
 
 
-class Inputs:
+class ProblemVariables:
     """A problem, and the way between its variables and the caller's."""
 
     def __init__(self, problem: RowSums, basis: Float | None) -> None:
@@ -93,7 +93,7 @@ def checked(
     max_memory: int | None,
     n_threads: int | None,
     reduce_rows: bool,
-) -> Inputs:
+) -> ProblemVariables:
     """Check everything but C and the solver's options, and make the problem."""
     x = checked_rows(x)
     n = x.n_rows if isinstance(x, RowBlocks) else x.shape[0]
@@ -134,7 +134,7 @@ def checked(
             f"class {empty[0]} is empty: no row with a positive weight has it as its target, so its intercept has no "
             "optimum; leave the class out"
         )
-    return Inputs(problem, basis)
+    return ProblemVariables(problem, basis)
 
 
 def checked_rows(x: Any) -> Any:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.regression._precondition import MANY_CLASSES, Kronecker
-from softgrad.regression._row_sums import Evaluation, RowSums
+from softgrad.regression._row_sums import LossAtPoint, RowSums
 from softgrad.regression._state import State
 
 Float = NDArray[np.float64]
@@ -50,7 +50,7 @@ class _Variables:
             return weight, np.zeros(self.shape[0])
         return weight, self.scale * v[split:] - weight @ self.center
 
-    def evaluate(self, v: Float) -> tuple[Evaluation, Float, tuple[Float, Float]]:
+    def evaluate(self, v: Float) -> tuple[LossAtPoint, Float, tuple[Float, Float]]:
         """The evaluation at v, the gradient in v, and the parameters."""
         weight, bias = self.unpack(v)
         found = self.problem.gradient(weight, bias, precise=True)

@@ -22,9 +22,9 @@ from softgrad._core.backend import KernelOptions, Storage, TargetKind
 from softgrad._core.threads import run_blocks
 from softgrad.regression._class_grams import class_grams
 from softgrad.regression._design import Design, Slot, reduce_slots
-from softgrad.regression._hessian import hessian, sampled_hessian, sizes
+from softgrad.regression._hessian import add_rows, collect, sampled_hessian, sizes
 from softgrad.regression._layer import Layer
-from softgrad.regression._row_sums import Evaluation, RowSums, levelled
+from softgrad.regression._row_sums import LossAtPoint, RowSums, levelled
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -34,7 +34,7 @@ MOST_LEVELLED = 256  # classes
 STORED = 32 << 20  # bytes beyond two (N, K) arrays that a fit may keep without being asked
 MOST_STORED = 4 << 30  # bytes in all: a hundred thousand classes would ask for more than there is
 
-__all__ = ["Evaluation", "Problem"]
+__all__ = ["LossAtPoint", "Problem"]
 
 
 def storage_of(scores: Array) -> Any:
@@ -146,10 +146,10 @@ class Problem(RowSums):
 
     # --- what solvers call -------------------------------------------------------------------------------------------
 
-    def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> Evaluation:
+    def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> LossAtPoint:
         """Loss and gradient at a point, which becomes the stored one; ``known``: its scores are stored already."""
         loss, g, gb = self.sums(weight, bias, precise=precise, known=known)
-        return Evaluation.of(loss, g, gb, weight, bias, self.mass)
+        return LossAtPoint.of(loss, g, gb, weight, bias, self.mass)
 
     def sums(self, weight: Float, bias: Float, *, precise: bool, known: bool) -> tuple[float, Float, Float]:
         """Σ a ℓ and its gradient, as `gradient`."""
@@ -430,15 +430,30 @@ class Problem(RowSums):
         self, center: Float, square: float, kappa: float, sample: float, *, even: bool, features: Any
     ) -> tuple[Array, Float]:
         """The Gram matrices of `_class_blocks`, and the rows drawn for each class."""
-        return class_grams(self, center, square, kappa, sample, even=even, features=features)
+        assert self.prob is not None
+        return class_grams(self, self.prob, self.curvature, center, square, kappa, sample, even=even, features=features)
 
     def hessian(self, count: int | None = None) -> Float:
         """The whole Hessian, dense; ``count``: of about so many rows."""
-        if count is None:
-            return hessian(self)
-        if self._sizes is None:
-            self._sizes = sizes(self.design)
-        return sampled_hessian(self, self._sizes, count)
+        k, width = self.n_classes, self.design.n_features + int(self.fit_intercept)
+        worth = k * width / 4  # in products with the rows, what the multiplications are worth
+        if count is not None:
+            assert self.prob is not None
+            if self._sizes is None:
+                self._sizes = sizes(self.design)
+            whole, rows = sampled_hessian(self.design, self.prob, self.curvature, self._sizes, count, width)
+            self.passes += worth * rows / self.design.n_rows
+            return whole
+
+        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            h = None if self.curvature is None else self.curvature[lo:hi]
+            add_rows(slot, x, self.prob_of(slot, x, lo, hi), h, width)
+
+        for slot in self.slots:
+            slot.hessian = slot.grams = None
+        slots = self.walk(work, self.dtype)
+        self.passes += worth
+        return collect(slots, k, width)
 
     def even(self) -> bool:
         """Whether stored probabilities are the same in all rows: they are at the start."""

@@ -23,10 +23,10 @@ Float = NDArray[np.float64]
 MOST_LEVELLINGS = 6
 LEVEL, LEVEL_PRECISE = 3e-7, 1e-15  # of a class's mass, by the type of the scores
 
-__all__ = ["Evaluation", "RowSums", "levelled"]
+__all__ = ["LossAtPoint", "RowSums", "levelled"]
 
 
-class Evaluation(NamedTuple):
+class LossAtPoint(NamedTuple):
     """The unpenalised loss at a point: Σ a ℓ, its gradient, and what the dual objective takes from the rows.
 
     ``entropy`` is Σ_i a_i t_i H(S_i), the entropies of the predictions, plus Σ_i R_i·offset_i, less what float64 may
@@ -39,7 +39,7 @@ class Evaluation(NamedTuple):
     entropy: float
 
     @classmethod
-    def of(cls, loss: float, g: Float, gb: Float, weight: Float, bias: Float, mass: float) -> Evaluation:
+    def of(cls, loss: float, g: Float, gb: Float, weight: Float, bias: Float, mass: float) -> LossAtPoint:
         """The evaluation at a point of which the sums over the rows are known."""
         # Σ a t H(S) + Σ R·offset = Σ a ℓ − Σ_i R_i·(z_i − offset_i) with R = a (t S − y): no logarithm, no more passes.
         along = inner(g, weight) + float(gb @ bias)
@@ -90,7 +90,7 @@ class RowSums(ABC):
         """
 
     @abstractmethod
-    def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> Evaluation:
+    def gradient(self, weight: Float, bias: Float, *, precise: bool = False, known: bool = False) -> LossAtPoint:
         """Loss and gradient at a point, which becomes the stored one; ``known``: its scores are stored already."""
 
     @abstractmethod

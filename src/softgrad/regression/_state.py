@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from softgrad.regression._certificate import dual_value
 from softgrad.regression._layout import inner
-from softgrad.regression._row_sums import Evaluation, RowSums
+from softgrad.regression._row_sums import LossAtPoint, RowSums
 
 Float = NDArray[np.float64]
 
@@ -87,7 +87,7 @@ class State:
         self.handed_over = False
         self.thorough, self.stall = problem.small, STALL
 
-    def evaluate(self, *, precise: bool | None = None, known: bool = False) -> Evaluation:
+    def evaluate(self, *, precise: bool | None = None, known: bool = False) -> LossAtPoint:
         """Loss, gradient and bound at the point; told to the callback."""
         if precise is not None:
             self.precise = self.precise or precise
@@ -101,7 +101,7 @@ class State:
         self.adopt(evaluation)
         return evaluation
 
-    def adopt(self, evaluation: Evaluation) -> None:
+    def adopt(self, evaluation: LossAtPoint) -> None:
         """Judge an evaluation of the point, and tell the callback."""
         self.evaluated_precisely = self.precise
         self.square = inner(self.weight, self.weight)

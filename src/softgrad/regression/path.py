@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softgrad._core.threads import single_threaded_blas
-from softgrad.regression._inputs import Inputs, checked
+from softgrad.regression._fit import FitInterrupted, FitResult, check_options, solve
+from softgrad.regression._inputs import ProblemVariables, checked
 from softgrad.regression._state import Progress
-from softgrad.regression.fit import FitInterrupted, FitResult, check_options, solve
 from softgrad.regression.sources import RowBlocks
 
 Float = NDArray[np.float64]
@@ -178,7 +178,7 @@ def _grid(Cs: Sequence[float] | Float) -> Float:
 
 
 def _along(
-    inputs: Inputs,
+    inputs: ProblemVariables,
     values: Float,
     options: _Options,
     start: tuple[Float, Float] | None,
@@ -393,8 +393,8 @@ class _Fold:
         mass = np.bincount(y, inside, n_classes) if y.ndim == 1 else inside @ y
         self.present = np.flatnonzero(mass > 0)
         self.whole = len(self.present) == n_classes
-        self.inputs: Inputs | None = None
-        self.heard: tuple[FitResult, Inputs] | None = None
+        self.inputs: ProblemVariables | None = None
+        self.heard: tuple[FitResult, ProblemVariables] | None = None
         self.guides: deque[tuple[Float, Float]] = deque(maxlen=2)
         # Rows that cannot be taken out, or would be too much to hold again for each fold, stay without weight.
         if self.stream or _bytes(x) * copies > COPIED:
@@ -440,7 +440,7 @@ class _Fold:
                 yield coef, intercept, result.n_passes
             self._take()
 
-    def follow(self, result: FitResult, total: Inputs) -> None:
+    def follow(self, result: FitResult, total: ProblemVariables) -> None:
         """Hear of the total's fit at the next C."""
         self.heard = result, total
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from regression_cases import EVERY_SOLVER, GOLDEN, golden_problems, problem, random_problem
 from scipy import sparse
-from test_regression import EVERY_SOLVER, GOLDEN, centred, golden_problems, problem, random_problem
-from written import Problem
+from written import Problem, centred
 
 from softgrad.regression import FitInterrupted, cross_validate_path, fit, softmax_path
 

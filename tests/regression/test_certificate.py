@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from regression_cases import EVERY_SOLVER, problem, random_problem
 from scipy import sparse
-from test_regression import EVERY_SOLVER, problem, random_problem
 from written import SOLVERS, Problem
 
 from softgrad.regression import fit

@@ -109,13 +109,6 @@ def test_export_and_what_it_says(fitted: pd.DataFrame, cli: Command) -> None:
     one_error(cli("export", "d.csv", "--onnx", "f.onnx"), r"d\.csv: is not a model written by softgrad fit")
 
 
-def test_bench_prints_ratios(cli: Command) -> None:
-    found = cli("bench", "--seconds", "3", "--json", "--threads", "1").json
-    assert found["machine"]["versions"]["softgrad"]
-    assert {"ratio", "rival", "note"} <= found["rows"][0].keys()
-    assert all(row["ratio"] or "left out" in row["note"] for row in found["rows"])
-
-
 def test_on_a_cluster_of_this_machine(cli: Command) -> None:
     """The same optimum as in one process, from files that the workers read."""
     table = mixed(600)
@@ -139,7 +132,7 @@ def test_on_a_cluster_of_this_machine(cli: Command) -> None:
 
 # --- manners ---------------------------------------------------------------------------------------------------------
 
-COMMANDS = ["fit", "predict", "evaluate", "inspect", "export", "bench", "data", "explain", "info"]
+COMMANDS = ["fit", "predict", "evaluate", "inspect", "export", "data", "explain", "info"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -149,7 +142,7 @@ def test_help_has_an_example(command: str, cli: Command) -> None:
     assert re.search(rf"^ +softgrad {command}\b", answer.out, re.MULTILINE) or command == "info"
 
 
-@pytest.mark.parametrize("command", ["fit", "evaluate", "inspect", "export", "bench", "info"])
+@pytest.mark.parametrize("command", ["fit", "evaluate", "inspect", "export", "info"])
 def test_whatever_prints_a_table_prints_json(command: str, cli: Command) -> None:
     assert "--json" in cli(command, "--help").out
 

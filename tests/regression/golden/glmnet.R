@@ -4,7 +4,7 @@
 #   Rscript glmnet.R "$(python -c 'import sklearn.datasets as d, pathlib; print(pathlib.Path(d.__file__).parent / "data")')"
 #
 # glmnet minimises Σ a t ℓ / Σ a t + λ/2 ‖W‖², t being the row sum of y: C = 1 / (λ Σ a t).
-# Weights, offsets and proportions are formulas of the row i and the class j, both from 0: test_regression.py has them too.
+# Weights, offsets and proportions are formulas of the row i and the class j, both from 0: regression_cases.py has them too.
 
 library(glmnet)
 data <- commandArgs(trailingOnly = TRUE)[1]

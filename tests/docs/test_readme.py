@@ -44,7 +44,7 @@ def commands() -> list[str]:
 
 def test_commands_run_in_the_order_of_the_page(tmp_path: Path) -> None:
     assert {command.split()[1] for command in commands()} == {
-        "explain", "fit", "predict", "evaluate", "inspect", "export", "bench", "data", "info",
+        "explain", "fit", "predict", "evaluate", "inspect", "export", "data", "info",
     }  # fmt: skip
     for command in commands():
         words = [sys.executable, "-m", "softgrad.cli", *shlex.split(command)[1:]]

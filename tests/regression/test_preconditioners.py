@@ -15,7 +15,6 @@ from softgrad import reference
 from softgrad._core.threads import single_threaded_blas
 from softgrad.regression._class_blocks import Blocks
 from softgrad.regression._exact import Exact
-from softgrad.regression._hessian import hessian
 from softgrad.regression._inputs import checked
 from softgrad.regression._precondition import Diagonal, Heavy, Kronecker, Scaled, preconditioner_of
 from softgrad.regression._problem import SMALL, Problem
@@ -333,7 +332,7 @@ def test_the_hessian_is_the_gradients_derivative(classes: int, features: int, fi
     problem = made(x, y, classes, sample_weight=a, label_smoothing=0.1, fit_intercept=fit_intercept)
     bias = without_mean(np.arange(classes) / 2.0) * fit_intercept
     problem.gradient(weight, bias)
-    whole = hessian(problem)
+    whole = problem.hessian()
     scale, step = np.abs(whole).max(), 1e-5
     width = features + int(fit_intercept)
     assert whole.shape == (classes * width, classes * width)
@@ -372,7 +371,7 @@ def test_the_sampled_hessian_is_near_the_whole(spread: float, weighted: bool) ->
     solver = exact(problem)
     assert solver.sampled
     assert n > 2 * solver.count
-    whole, part = hessian(problem), problem.hessian(solver.count)
+    whole, part = problem.hessian(), problem.hessian(solver.count)
     values, vectors = np.linalg.eigh(whole)
     kept = values > 1e-9 * values.max()  # classes add up to nothing in the others
     assert kept.sum() == (classes - 1) * (p + 1)
@@ -613,7 +612,7 @@ def everything(problem: Problem, weight: Array, bias: Array, kappa: float) -> li
         )
         out += [d, db, np.array([gain, used])]
         if not problem.design.sparse and weight.size < 200:
-            out.append(hessian(problem))
+            out.append(problem.hessian())
         moved = problem.settle(weight, bias, precise=False, known=True)
         assert moved is not None
         return [*out, moved, problem.scores.copy()]

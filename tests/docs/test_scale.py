@@ -10,7 +10,7 @@ import pytest
 
 from softgrad.dask import _graph
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ROWS = list(csv.DictReader((ROOT / "benchmarks" / "results" / "scale.csv").read_text(encoding="utf-8").splitlines()))
 PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 CONSTANT = 160  # MB of a worker, for the tiles it works on

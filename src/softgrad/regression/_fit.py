@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from softgrad._core.threads import single_threaded_blas
 from softgrad.regression._exact import Exact
-from softgrad.regression._inputs import Inputs, checked
+from softgrad.regression._inputs import ProblemVariables, checked
 from softgrad.regression._lbfgs import lbfgs
 from softgrad.regression._newton import newton
 from softgrad.regression._state import Progress, State
@@ -200,7 +200,7 @@ def check_options(C: float, solver: str, tol: float, max_iter: int) -> None:
 
 
 def solve(
-    inputs: Inputs,
+    inputs: ProblemVariables,
     C: float,
     *,
     solver: str,
@@ -250,7 +250,7 @@ def solve(
     return result
 
 
-def _result(inputs: Inputs, state: State, solver: str, reason: str) -> FitResult:
+def _result(inputs: ProblemVariables, state: State, solver: str, reason: str) -> FitResult:
     """The state in the caller's variables."""
     coef, intercept = inputs.outer(state.weight, state.bias)
     rounding = 1e-13

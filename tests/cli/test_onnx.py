@@ -19,10 +19,11 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from softgrad import __version__
+from softgrad._version import __version__
 from softgrad.cli import _onnx, _onnx_operators, _onnx_verify
 from softgrad.cli._messages import UserError
-from softgrad.cli._onnx_operators import Graph, convert, strings, tensor
+from softgrad.cli._onnx_graph import Graph, tensor
+from softgrad.cli._onnx_operators import convert, strings
 from softgrad.sklearn import SoftmaxRegression
 
 ODD_TEXT = (

@@ -21,9 +21,7 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-_SPEC = importlib.util.spec_from_file_location(
-    "benchmark_data", Path(__file__).parent.parent / "benchmarks" / "data.py"
-)
+_SPEC = importlib.util.spec_from_file_location("benchmark_data", Path(__file__).parents[2] / "benchmarks" / "data.py")
 assert _SPEC is not None
 assert _SPEC.loader is not None
 data = importlib.util.module_from_spec(_SPEC)

@@ -7,16 +7,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from sanitizer import NATIVE, REQUIRED, Build
+from sanitizer import NATIVE, REQUIRED
 
 pytestmark = pytest.mark.skipif(
     not REQUIRED, reason="installed without native kernels, hence without a compiler: there is nothing to sanitize"
 )
-
-
-@pytest.fixture(scope="module")
-def program(sanitizer_build: Build) -> Path:
-    return sanitizer_build.wait()
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 
 from softgrad.dask import SoftmaxRegression
-from softgrad.dask._block import Block, Model, Point, Step
+from softgrad.dask._block import Block, NamedDirection, Point, SharedModel
 from softgrad.regression import Progress
 from softgrad.sklearn import SoftmaxRegression as InMemory
 
@@ -147,7 +147,7 @@ def test_a_block_made_anew_answers_with_the_same_bits(kind: str, arrays: int) ->
     n, p, k = 700, 20, 4
     x, y = data(n, p, k, np.float32 if kind in ("float32", "sparse") else np.float64)
     rows = sparse.csr_array(np.where(np.random.default_rng(1).random(x.shape) < 0.3, x, 0)) if kind == "sparse" else x
-    model = Model(2 * n, k, None, 0.1, kind != "no intercept", kind == "small", arrays, 1)
+    model = SharedModel(2 * n, k, None, 0.1, kind != "no intercept", kind == "small", arrays, 1)
     a = np.random.default_rng(2).exponential(size=n)
     old = Block(rows, y.astype(np.int64), a, None, model)
     rng = np.random.default_rng(3)
@@ -157,7 +157,7 @@ def test_a_block_made_anew_answers_with_the_same_bits(kind: str, arrays: int) ->
         point = Point(
             f"p{precise}{rng.random()}", rng.standard_normal((k, p)), rng.standard_normal(k), precise, settled
         )
-        step = Step(f"s{rng.random()}", rng.standard_normal((k, p)).astype(dtype), rng.standard_normal(k))
+        step = NamedDirection(f"s{rng.random()}", rng.standard_normal((k, p)).astype(dtype), rng.standard_normal(k))
         held = np.float64 if precise else dtype
         moves = tuple(rng.standard_normal(k).astype(held) for _ in range(2)) if settled else ()
         calls: list[tuple[str, Any]] = []
@@ -184,7 +184,7 @@ def test_a_block_made_anew_answers_with_the_same_bits(kind: str, arrays: int) ->
 def test_a_block_says_what_it_holds() -> None:
     """Dask spills by these bytes."""
     x, y = data(4000, 50, 5)
-    block = Block(x, y, None, None, Model(4000, 5, None, 0.0, True, False, 3, 1))
+    block = Block(x, y, None, None, SharedModel(4000, 5, None, 0.0, True, False, 3, 1))
     problem = block.problem
     held = [x, y, problem.design._single, problem.losses, problem.scores, problem.along, problem.prob]
     assert sys.getsizeof(block) == pytest.approx(sum(part.nbytes for part in held), rel=0.02)
