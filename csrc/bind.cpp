@@ -452,11 +452,12 @@ struct Head {
     if (!same_place(z, logits)) z.refuse("is not the head's");
     if (layer.arithmetic != p.storage || layer.cols != p.cols || layer.x.rows != p.rows || !layer.scratch.held)
       throw std::invalid_argument("layer: does not fit the head");
-    for (const Array* out : {&z, &losses, &prob, &layer.scratch, &layer.total, &layer.sums}) expect_apart(*out);
     for (const Array* out : {&z, &losses, &prob}) {
+      expect_apart(*out);
       ::expect_apart(*out, {&layer.x, &layer.weight, &layer.bias, &layer.scratch, &layer.total, &layer.sums});
-      for (const Array* other : {&z, &losses, &prob}) if (other != out) ::expect_apart(*out, {other});
     }
+    ::expect_apart(z, {&losses, &prob}), ::expect_apart(losses, {&prob});
+    for (const Array* out : {&layer.scratch, &layer.total, &layer.sums}) expect_apart(*out);
     char* const to = static_cast<char*>(z.view.buf);
     char* const s = prob.held ? static_cast<char*>(prob.view.buf) : nullptr;
     const Unlocked unlocked;

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from softgrad.torch import _small
+from softgrad.torch import _rows
 
 
 @pytest.fixture(params=["small", "large"])
 def passes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Small batches take a shorter way through the extension; the other way is wanted as well."""
     if request.param == "large":
-        monkeypatch.setattr(_small, "MOST_BYTES", 0)
+        monkeypatch.setattr(_rows, "SMALL_BYTES", 0)
     return str(request.param)
 
 

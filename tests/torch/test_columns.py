@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from softgrad.torch import _columns, linear_cross_entropy
+from softgrad._core import linear_tiles
+from softgrad._core.linear_tiles import TileSizes
+from softgrad.torch import linear_cross_entropy
 
 N, D, V = 37, 5, 211
 SMALL = 40_000  # tiles of some rows and a few columns
@@ -18,7 +20,7 @@ SMALL = 40_000  # tiles of some rows and a few columns
 @pytest.fixture(autouse=True)
 def columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take this path whatever the sizes are."""
-    monkeypatch.setattr(_columns, "needed", lambda max_memory, rows, classes: max_memory is not None)
+    monkeypatch.setattr(linear_tiles, "LEAST_ROWS", 1 << 30)
 
 
 def layer(dtype: torch.dtype = torch.float64) -> list[Tensor]:
@@ -121,10 +123,15 @@ def test_a_bad_label_is_named() -> None:
 
 def test_when_columns_are_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    assert not _columns.needed(None, 100, 2_000_000)
-    assert _columns.needed(None, 100, 10_000_000)
-    for rows, budget in itertools.product((1, 4), (3_999, 4_000, 7_999, 8_000)):
-        assert _columns.needed(budget, rows, 1000) == (budget < 4_000 * min(rows, 2))
+
+    def tiled(rows: int, classes: int, budget: int | None) -> bool:
+        return TileSizes.of(rows, 1, classes, 4, False, budget, windows=True).cols < classes
+
+    assert not tiled(100, 2_000_000, None)
+    assert tiled(100, 10_000_000, None)
+    for rows, bytes_ in itertools.product((1, 4), (4_003, 4_004, 8_007, 8_008)):
+        # One part in eight is for products; a row has its logits, and the sum of its gradient by x.
+        assert tiled(rows, 1000, -(-bytes_ * 8 // 7)) == (bytes_ < 4_004 * min(rows, 2))
 
 
 def test_nothing_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

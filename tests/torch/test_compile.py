@@ -22,8 +22,8 @@ from torch_cases import (
     sparse_for,
 )
 
-from softgrad.torch import _compiled, _linear_function, cross_entropy, linear_cross_entropy, prediction_stats
-from softgrad.torch._call import call_of
+from softgrad.torch import _head, _operators, cross_entropy, linear_cross_entropy, prediction_stats
+from softgrad.torch._call import make_call
 
 pytestmark = pytest.mark.usefixtures("fresh_compiler")
 each_reduction = pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -238,18 +238,21 @@ def test_the_operators_pass_pytorchs_own_check(reduction: str) -> None:
         y = TARGETS[target](o)
         pair = y if isinstance(y, tuple) else (y, None)
         ignored = -100 if target == "labels" else None
-        call = call_of(1, dtype, ignored, reduction, 0.1, False, 1.0, None, 1.0, 0.125, None, False)
-        arguments = (followed(o), *pair, eighths(70), None, *_compiled.settings_of(call))
+        call = make_call(1, dtype, ignored, reduction, 0.1, False, 1.0, None, 1.0, 0.125)
+        settings = _operators.settings_of(call)
+        arguments = (followed(o), *pair, eighths(70), None, *settings, reduction == "none")
         checks = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
         torch.library.opcheck(
-            torch.ops.softgrad.cross_entropy.default, arguments, test_utils=checks if target == "labels" else checks[:3]
+            torch.ops.softgrad.row_values.default, arguments, test_utils=checks if target == "labels" else checks[:3]
         )
-        wide = torch.float32
-        plan = _linear_function.Plan(call, None, None, "torch", wide)
+        plan = _operators.plan_of(_head.Plan(None, None, "torch", torch.float32))
         layer = (followed(normal(3, 4, dtype=dtype)), followed(normal(70, 4, dtype=dtype)), None)
-        run = (plan.max_memory, plan.max_rows, plan.impl, plan.accumulate_dtype, True, True, False)
-        torch.library.opcheck(
-            torch.ops.softgrad.linear_cross_entropy.default,
-            (*layer, *pair, eighths(70), None, *_compiled.settings_of(call), *run),
-            test_utils=checks if target == "labels" and dtype == torch.float32 else checks[:3],
-        )
+        data = (*layer, *pair, eighths(70), None, *settings, *plan)
+        tests = checks if target == "labels" and dtype == torch.float32 else checks[:3]
+        loss = (call.reduction, call.z_loss, call.dtype)
+        if reduction == "none":
+            torch.library.opcheck(torch.ops.softgrad.head_values.default, (*data, True), test_utils=tests)
+        else:
+            torch.library.opcheck(
+                torch.ops.softgrad.head_loss.default, (*data, *loss, [True, True, False]), test_utils=tests
+            )

@@ -31,8 +31,8 @@ from torch_cases import (
 )
 
 from softgrad import reference
-from softgrad.torch import _composite, _small, cross_entropy
-from softgrad.torch._call import call_of
+from softgrad.torch import _rows, cross_entropy
+from softgrad.torch._call import make_call
 
 INF, NAN = math.inf, math.nan
 SHAPES = ((7,), (5, 7), (3, 70), (3, 7, 2), (2, 5, 2, 3))
@@ -75,7 +75,7 @@ def test_every_combination_of_pytorchs_options(shape: tuple[int, ...], dtype: to
 
 @pytest.mark.parametrize("shape", [(5, 7), (3, 70)], ids=str)
 def test_every_combination_the_long_way(shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_small, "MOST_BYTES", 0)
+    monkeypatch.setattr(_rows, "SMALL_BYTES", 0)
     every_combination(shape, torch.float32)
 
 
@@ -179,7 +179,7 @@ def test_pairs_of_options_against_the_reference(
 ) -> None:
     if "long" in target:
         target = "labels"
-        monkeypatch.setattr(_small, "MOST_BYTES", 0)
+        monkeypatch.setattr(_rows, "SMALL_BYTES", 0)
     for chosen, shape in itertools.product(PAIRS, ((6, 7), (3, 70))):
         if target != "labels" and "ignore_index" in chosen:
             continue
@@ -249,9 +249,9 @@ def test_pytorchs_operations_agree_with_the_kernels(dtype: torch.dtype, target: 
             )  # fmt: skip
             usual = (-100 if isinstance(target, Tensor) and not target.is_floating_point() else None, "mean", 0.0,
                      False, 1.0, None, 1.0, 0.0)  # fmt: skip
-            call = call_of(1, logits.dtype, *(given.get(n, u) for n, u in zip(names, usual, strict=True)), None, False)
+            call = make_call(1, logits.dtype, *(given.get(n, u) for n, u in zip(names, usual, strict=True)))
             pair = target if isinstance(target, tuple) else (target, None)
-            return _composite.cross_entropy((logits, *pair, weight, sample_weight), call.options, 1, logits.dtype)
+            return _rows.formula_loss([logits, *pair, weight, sample_weight], call)
 
         again, (slope,) = value_and_grads(operations, [composite], composite, y, **options)
         near(loss, again.double(), dtype, chosen, 128, floor=4.0)

@@ -31,7 +31,8 @@ ROWS = "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)"
 GRADIENTS = "(Tensor, Tensor, Tensor)"
 
 
-def _settings(call: Call) -> tuple[Any, ...]:
+def settings_of(call: Call) -> tuple[Any, ...]:
+    """Return the options of a call as an operator's arguments."""
     return (*call.options, call.n_threads, call.axis)
 
 
@@ -139,7 +140,7 @@ _row_values.register_autograd(_row_backward, setup_context=lambda ctx, inputs, o
 
 def row_values(tensors: tuple[Any, ...], call: Call, active: Tensor | None, by_products: bool) -> RowValues:
     """Return the row values of logits; tensors are logits, target, values and class weight."""
-    return RowValues(*torch.ops.softgrad.row_values(*tensors, active, *_settings(call), by_products)[:5])
+    return RowValues(*torch.ops.softgrad.row_values(*tensors, active, *settings_of(call), by_products)[:5])
 
 
 # --- rows of a linear head --------------------------------------------------------------------------------------------
@@ -210,7 +211,8 @@ def _head_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
 _head_values.register_autograd(_head_backward, setup_context=lambda ctx, inputs, output: _save(ctx, inputs, output, 7))
 
 
-def _plan(plan: _head.Plan) -> tuple[Any, ...]:
+def plan_of(plan: _head.Plan) -> tuple[Any, ...]:
+    """Return a plan as an operator's arguments."""
     return plan.max_memory, plan.max_rows, plan.impl, plan.accumulate_dtype
 
 
@@ -218,7 +220,7 @@ def head_rows(
     tensors: tuple[Any, ...], call: Call, plan: _head.Plan, active: Tensor | None, by_products: bool
 ) -> RowValues:
     """Return the row values of a head; tensors are x, W, b, target, values and class weight."""
-    values = torch.ops.softgrad.head_values(*tensors, active, *_settings(call), *_plan(plan), by_products)
+    values = torch.ops.softgrad.head_values(*tensors, active, *settings_of(call), *plan_of(plan), by_products)
     return RowValues(*values[:5])
 
 
@@ -276,5 +278,5 @@ _head_loss.register_autograd(_loss_backward, setup_context=_loss_setup)
 def head_loss(tensors: tuple[Any, ...], call: Call, plan: _head.Plan) -> Tensor:
     """Return the loss of a head; tensors are x, W, b, target, values, class weight and sample weight."""
     needs = [torch.is_grad_enabled() and t is not None and t.requires_grad for t in tensors[:3]]
-    settings = (*_settings(call), *_plan(plan), call.reduction, call.z_loss, call.dtype)
+    settings = (*settings_of(call), *plan_of(plan), call.reduction, call.z_loss, call.dtype)
     return torch.ops.softgrad.head_loss(*tensors, *settings, needs)[0]
