@@ -1,5 +1,6 @@
-// The only file that knows Python.  It turns buffers into pointers, checks what memory safety needs (shape, item size,
-// adjacency, labels), releases the interpreter and calls a kernel.  Messages for users are made in src/softgrad.
+// The only file that knows Python.  It takes the records and arrays that a kernel reads and writes, checks what memory
+// safety needs (format, shape, adjacency, alignment, overlap), releases the interpreter and calls the kernel.  Messages for
+// users are made in src/softgrad.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -7,7 +8,8 @@
 
 #include <atomic>
 #include <cstring>
-#include <limits>
+#include <initializer_list>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -21,10 +23,55 @@ namespace {
 
 std::atomic<const Kernels*> selected{nullptr};
 
-// A buffer that stays alive as long as its owner; rows are `stride` items apart and adjacent within.
+// --- arrays --------------------------------------------------------------------------------------------------------
+
+enum class Kind { real, whole, natural, record };
+struct Element {
+  Kind kind;
+  int size;
+  bool operator==(const Element& e) const { return kind == e.kind && size == e.size; }
+};
+constexpr Element float32{Kind::real, 4}, float64{Kind::real, 8}, int64{Kind::whole, 8}, bits16{Kind::natural, 2};
+constexpr Element record{Kind::record, sizeof(Statistics)};
+
+Element element_of(Storage s) {
+  return s == Storage::float32 ? float32 : s == Storage::float64 ? float64 : s == Storage::float16 ? Element{Kind::real, 2} : bits16;
+}
+int size_of(Storage s) { return element_of(s).size; }
+
+// The numbers of a buffer; false for what no kernel reads: foreign byte order, objects, structures of anything but a record.
+bool element_of(const Py_buffer& view, Element& e) {
+  const char* f = view.format ? view.format : "B";
+  const int size = int(view.itemsize);
+  if (*f == '=' || *f == '@' || (*f == '<' && PY_LITTLE_ENDIAN) || (*f == '>' && (PY_BIG_ENDIAN || size == 1))) ++f;
+  if (view.itemsize == sizeof(Statistics)) {  // bytes, or the fields in their order
+    const char* end = f;
+    while (*end >= '0' && *end <= '9') ++end;
+    e = record;
+    if (end != f) return std::strcmp(end, "x") == 0;
+    std::string letters;
+    bool name = false;
+    for (; *f; ++f) {
+      if (*f == ':') name = !name;
+      else if (!name && *f != '=' && *f != '@' && *f != '<') letters += *f;
+    }
+    return letters == "T{ddddddddddddll}" || letters == "T{ddddddddddddqq}";
+  }
+  if (!*f || f[1]) return false;
+  if (std::strchr("efd", *f)) e = {Kind::real, size};
+  else if (std::strchr("bhilqn", *f)) e = {Kind::whole, size};
+  else if (std::strchr("BHILQN", *f)) e = {Kind::natural, size};
+  else return false;
+  return size == 1 || size == 2 || size == 4 || size == 8;
+}
+
+// A buffer that stays alive as long as its owner.  A matrix has rows that are `stride` items apart and columns that are
+// adjacent; a vector is a matrix of one column.
 struct Array {
   Py_buffer view = {};
   bool held = false;
+  const char* name = "";
+  Element element = {};
   int64_t rows = 0, cols = 0, stride = 0;
 
   Array() = default;
@@ -32,94 +79,171 @@ struct Array {
   Array& operator=(const Array&) = delete;
   ~Array() { if (held) PyBuffer_Release(&view); }
 
-  void* take(nb::handle object, int item, bool writable, int64_t want_rows, int64_t want_cols, const char* name) {
-    if (object.is_none()) return nullptr;
-    if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_STRIDES | (writable ? PyBUF_WRITABLE : 0))) throw nb::python_error();
+  [[noreturn]] void refuse(const std::string& why) const { throw std::invalid_argument(std::string(name) + ": " + why); }
+
+  void open(nb::handle object, const char* name_, bool writable, int ndim) {
+    name = name_;
+    if (PyObject_GetBuffer(object.ptr(), &view, PyBUF_STRIDES | PyBUF_FORMAT | (writable ? PyBUF_WRITABLE : 0)))
+      throw nb::python_error();
     held = true;
-    const auto refuse = [&](const char* why) { throw std::invalid_argument(std::string(name) + ": " + why); };
-    if (view.itemsize != item) refuse("wrong item size");
-    if (view.ndim < 1 || view.ndim > 2) refuse("needs one or two dimensions");
-    const bool flat = view.ndim == 1;
-    rows = flat && want_cols > 0 ? 1 : view.shape[0];
-    cols = flat ? (want_cols > 0 ? view.shape[0] : 1) : view.shape[1];
-    if ((want_rows >= 0 && rows != want_rows) || (want_cols > 0 && cols != want_cols)) refuse("wrong shape");
-    const Py_ssize_t inner = view.strides[view.ndim - 1], outer = view.strides[0];
-    const bool empty = rows == 0 || cols == 0;
-    if (!empty && (flat && want_cols <= 0 ? false : cols > 1 && inner != item)) refuse("columns are not adjacent");
-    if (!empty && outer % item != 0) refuse("rows are not whole items apart");
-    stride = flat ? (want_cols > 0 ? cols : outer / item) : outer / item;
-    if (reinterpret_cast<uintptr_t>(view.buf) % (item > 8 ? 8 : item) != 0) refuse("not aligned");
+    if (view.ndim != ndim) refuse("has " + std::to_string(view.ndim) + " dimensions instead of " + std::to_string(ndim));
+    if (!element_of(view, element)) refuse(std::string("has the unknown format ") + (view.format ? view.format : ""));
+    rows = view.shape[0], cols = ndim == 2 ? view.shape[1] : 1;
+    const int64_t size = view.itemsize, unit = size > 8 ? 8 : size;
+    stride = view.strides[0] / size;
+    if (rows <= 1) stride = cols;
+    if (rows == 0 || cols == 0) return;
+    if (ndim == 2 && cols > 1 && view.strides[1] != size) refuse("columns are not adjacent");
+    if (rows > 1 && view.strides[0] % size != 0) refuse("rows are not whole items apart");
+    if (reinterpret_cast<uintptr_t>(view.buf) % uintptr_t(unit) != 0) refuse("is not aligned");
+    if (writable && rows > 1 && std::abs(stride) < cols) refuse("rows overlap");
+  }
+  void expect(Element e) const { if (!(element == e)) refuse(std::string("has the wrong format ") + (view.format ? view.format : "B")); }
+  void expect(int64_t want_rows, int64_t want_cols) const {
+    if (rows == want_rows && cols == want_cols) return;
+    refuse("has shape (" + std::to_string(rows) + ", " + std::to_string(cols) + ") instead of (" + std::to_string(want_rows) +
+           ", " + std::to_string(want_cols) + ")");
+  }
+  void expect_contiguous() const { if (rows > 1 && stride != cols) refuse("is not contiguous"); }
+
+  void* matrix(nb::handle object, const char* name_, Element e, int64_t want_rows, int64_t want_cols, bool writable = false) {
+    open(object, name_, writable, 2), expect(e), expect(want_rows, want_cols);
     return view.buf;
   }
+  // Contiguous.  nullptr for None.
+  void* vector(nb::handle object, const char* name_, Element e, int64_t length, bool writable = false) {
+    if (object.is_none()) return nullptr;
+    open(object, name_, writable, 1), expect(e), expect(length, 1), expect_contiguous();
+    return view.buf;
+  }
+
+  // In bytes.
+  int64_t width() const { return cols * view.itemsize; }
+  int64_t step() const { return stride * view.itemsize; }
+  uintptr_t low() const {
+    return reinterpret_cast<uintptr_t>(view.buf) + uintptr_t(step() < 0 ? (rows - 1) * step() : 0);
+  }
+  uintptr_t high() const { return low() + uintptr_t((rows - 1) * std::abs(step()) + width()); }
+  bool empty() const { return !held || rows == 0 || cols == 0; }
 };
 
-int size_of(Type t) { return t == Type::f32 ? 4 : t == Type::f64 ? 8 : 2; }
+bool overlaps(const Array& a, const Array& b) {
+  if (a.empty() || b.empty() || a.high() <= b.low() || b.high() <= a.low()) return false;
+  if (a.step() != b.step() || a.step() <= 0) return true;
+  // Columns of one larger matrix.
+  const int64_t step = a.step(), off = ((int64_t(b.low() - a.low()) % step) + step) % step;
+  return off < a.width() || off + b.width() > step;
+}
+bool same_place(const Array& a, const Array& b) {
+  return a.view.buf == b.view.buf && a.rows == b.rows && a.cols == b.cols && a.stride == b.stride && a.element == b.element;
+}
+// `out` may be written while the others are read.
+void expect_apart(const Array& out, std::initializer_list<const Array*> others) {
+  for (const Array* other : others)
+    if (overlaps(out, *other)) out.refuse(std::string("overlaps ") + other->name);
+}
+void expect_over(const Array& out, const Array& other) {
+  if (overlaps(out, other) && !same_place(out, other)) out.refuse(std::string("overlaps ") + other.name);
+}
 
-struct Results {
-  Outputs out = {};
-  Array loss, lse, log_prob, argmax, rank, entropy, grad;
-  Results(int64_t rows, int64_t cols, int type, nb::handle loss_, nb::handle lse_, nb::handle log_prob_, nb::handle argmax_,
-          nb::handle rank_, nb::handle entropy_, nb::handle grad_, bool stream) {
-    const auto vector = [&](Array& a, nb::handle h, const char* name) {
-      void* p = a.take(h, 8, true, rows, 0, name);
-      if (p && rows > 1 && a.stride != 1) throw std::invalid_argument(std::string(name) + ": not contiguous");
-      return p;
-    };
-    out.loss = static_cast<double*>(vector(loss, loss_, "loss"));
-    out.lse = static_cast<double*>(vector(lse, lse_, "lse"));
-    out.log_prob = static_cast<double*>(vector(log_prob, log_prob_, "log_prob"));
-    out.argmax = static_cast<int64_t*>(vector(argmax, argmax_, "argmax"));
-    out.rank = static_cast<int64_t*>(vector(rank, rank_, "rank"));
-    out.entropy = static_cast<double*>(vector(entropy, entropy_, "entropy"));
-    out.grad = grad.take(grad_, size_of(Type(type)), true, rows, cols, "grad");
-    out.grad_stride = grad.stride;
-    out.stream = stream && out.grad;
+// --- records -------------------------------------------------------------------------------------------------------
+
+struct TargetRecord {
+  TargetKind kind;
+  Array labels, values;
+  Storage values_storage;
+  int64_t first, classes;
+
+  TargetRecord(TargetKind kind_, nb::handle labels_, nb::handle values_, Storage storage, int64_t first_, int64_t classes_)
+      : kind(kind_), values_storage(storage), first(first_), classes(classes_) {
+    const bool has_labels = kind == TargetKind::labels || kind == TargetKind::sparse;
+    const bool has_values = kind == TargetKind::dense || kind == TargetKind::sparse;
+    if (has_labels == labels_.is_none() || has_values == values_.is_none())
+      throw std::invalid_argument("targets: labels or values do not go with the kind of the targets");
+    if (has_labels) {
+      labels.open(labels_, "labels", false, kind == TargetKind::labels ? 1 : 2);
+      if (labels.element.kind != Kind::whole && labels.element.kind != Kind::natural) labels.refuse("are not integers");
+    }
+    if (has_values) {
+      values.open(values_, "values", false, 2), values.expect(element_of(storage));
+      if (has_labels) values.expect(labels.rows, labels.cols);
+    }
+    if (first < 0 || classes < 0) throw std::invalid_argument("targets: a slice has a first column and a number of classes");
   }
 };
+
+struct OutputRecord {
+  Outputs out = {};
+  int64_t rows, cols;
+  Storage storage;
+  Array loss, lse, log_prob, argmax, rank, entropy, grad, along, slope;
+
+  OutputRecord(int64_t rows_, int64_t cols_, Storage storage_, nb::handle loss_, nb::handle lse_, nb::handle log_prob_,
+               nb::handle argmax_, nb::handle rank_, nb::handle entropy_, nb::handle grad_, nb::handle along_,
+               nb::handle slope_, bool stream)
+      : rows(rows_), cols(cols_), storage(storage_) {
+    const auto real = [&](Array& a, nb::handle h, const char* name) { return static_cast<double*>(a.vector(h, name, float64, rows, true)); };
+    const auto whole = [&](Array& a, nb::handle h, const char* name) { return static_cast<int64_t*>(a.vector(h, name, int64, rows, true)); };
+    out.loss = real(loss, loss_, "loss"), out.lse = real(lse, lse_, "lse"), out.log_prob = real(log_prob, log_prob_, "log_prob");
+    out.argmax = whole(argmax, argmax_, "argmax"), out.rank = whole(rank, rank_, "rank");
+    out.entropy = real(entropy, entropy_, "entropy");
+    out.along = real(along, along_, "along"), out.slope = real(slope, slope_, "slope");
+    if (!grad_.is_none()) out.grad = grad.matrix(grad_, "grad", element_of(storage), rows, cols, true);
+    out.grad_stride = grad.stride;
+    out.stream = stream && out.grad;
+    const Array* all[] = {&loss, &lse, &log_prob, &argmax, &rank, &entropy, &grad, &along, &slope};
+    for (const Array* const* a = all; a != all + 9; ++a)
+      for (const Array* const* b = all; b != a; ++b) expect_apart(**a, {*b});
+  }
+};
+
+// --- the linear layer ----------------------------------------------------------------------------------------------
 
 // A linear layer in front of a few classes, and where its gradient is added up.
 struct Linear {
   const Kernels* kernels = selected.load();
-  Type arithmetic, storage;
+  Storage arithmetic, storage;
   Array x, weight, bias, scratch, total, sums;
-  const char* rows;
-  const void *w, *b;
-  char* chunk;  // scratch.rows rows of G at a time, `scratch.stride` apart; columns beyond `cols` are 0
-  void* into;
-  double* column_sums;
   int64_t cols;
 
-  Linear(nb::handle x_, nb::handle weight_, nb::handle bias_, nb::handle scratch_, nb::handle total_, nb::handle sums_,
-         int64_t cols_, int item, int x_item)
-      : arithmetic(item == 8 ? Type::f64 : Type::f32), storage(x_item == 8 ? Type::f64 : Type::f32), cols(cols_) {
-    if ((item != 4 && item != 8) || (x_item != 4 && x_item != 8) || x_item > item) throw std::invalid_argument("wrong item size");
-    rows = static_cast<const char*>(x.take(x_, x_item, false, -1, -1, "x"));
-    w = weight.take(weight_, item, false, x.cols, -1, "weight");
-    b = bias.take(bias_, item, false, weight.cols, 0, "bias");
-    if (!rows || !w || !b || cols < 1 || x.cols < widest_lanes || weight.cols < cols || weight.cols % widest_lanes != 0 ||
-        (bias.rows > 1 && bias.stride != 1))
-      throw std::invalid_argument("arrays that do not fit");
-    chunk = static_cast<char*>(scratch.take(scratch_, item, true, -1, -1, "scratch"));
-    into = total.take(total_, item, true, cols, x.cols, "total");
-    column_sums = static_cast<double*>(sums.take(sums_, 8, true, cols, 0, "sums"));
-    if (chunk && (scratch.rows < 1 || scratch.cols < (cols + 3) / 4 * 4 || !into || !column_sums || (cols > 1 && sums.stride != 1)))
-      throw std::invalid_argument("arrays that do not fit");
+  Linear(nb::handle x_, nb::handle weight_, nb::handle bias_, int64_t cols_, nb::handle scratch_, nb::handle total_,
+         nb::handle sums_)
+      : cols(cols_) {
+    weight.open(weight_, "weight", false, 2), x.open(x_, "x", false, 2);
+    if (!(weight.element == float32 || weight.element == float64)) weight.refuse("is neither float32 nor float64");
+    if (!(x.element == float32 || x.element == weight.element)) x.refuse("does not go with the weight");
+    arithmetic = weight.element == float64 ? Storage::float64 : Storage::float32;
+    storage = x.element == float64 ? Storage::float64 : Storage::float32;
+    if (x.cols < widest_lanes) x.refuse("has too few features");
+    if (cols < 1 || weight.rows != x.cols || weight.cols < cols || weight.cols % widest_lanes != 0) weight.refuse("does not fit");
+    bias.vector(bias_, "bias", weight.element, weight.cols);
+    if (!bias.held) throw std::invalid_argument("bias: missing");
+    if (scratch_.is_none() != total_.is_none() || scratch_.is_none() != sums_.is_none())
+      throw std::invalid_argument("scratch, total, sums: all of them or none");
+    if (scratch_.is_none()) return;
+    scratch.open(scratch_, "scratch", true, 2), scratch.expect(weight.element);
+    if (scratch.rows < 1 || scratch.cols < (cols + 3) / 4 * 4) scratch.refuse("is too small");
+    total.matrix(total_, "total", weight.element, cols, x.cols, true);
+    sums.vector(sums_, "sums", float64, cols, true);
+    expect_apart(scratch, {&x, &weight, &bias}), expect_apart(total, {&x, &weight, &bias, &scratch});
+    expect_apart(sums, {&x, &weight, &bias, &scratch, &total});
   }
   int item() const { return size_of(arithmetic); }
+  char* chunk() const { return static_cast<char*>(scratch.view.buf); }
+  const char* row(int64_t i) const { return static_cast<const char*>(x.view.buf) + i * x.step(); }
 
   void scores(int64_t lo, int64_t hi, void* out, int64_t out_stride) const {
-    kernels->scores(arithmetic, storage, rows + lo * x.stride * size_of(storage), x.stride, hi - lo, x.cols, w, weight.stride,
-                    b, cols, out, out_stride);
+    kernels->scores(arithmetic, storage, row(lo), x.stride, hi - lo, x.cols, weight.view.buf, weight.stride, bias.view.buf,
+                    cols, out, out_stride);
   }
   // `back` walks rows a column block at a time: from memory that is three times as slow as from the cache.
   void fetch(int64_t lo, int64_t hi) const {
-    const int64_t bytes = x.cols * size_of(storage), stride = x.stride * size_of(storage);
     for (int64_t i = lo; i < hi; ++i)
-      for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(rows + i * stride + at, 0, 2);
+      for (int64_t at = 0; at < x.width(); at += 64) __builtin_prefetch(row(i) + at, 0, 2);
   }
   void back(int64_t lo, int64_t hi) const {
-    kernels->back(arithmetic, storage, chunk, scratch.stride, cols, rows + lo * x.stride * size_of(storage), x.stride,
-                  hi - lo, x.cols, into, total.stride, column_sums);
+    kernels->back(arithmetic, storage, chunk(), scratch.stride, cols, row(lo), x.stride, hi - lo, x.cols, total.view.buf,
+                  total.stride, static_cast<double*>(sums.view.buf));
   }
   template <class F> void each_chunk(F f) const {
     for (int64_t lo = 0; lo < x.rows; lo += scratch.rows) f(lo, lo + scratch.rows < x.rows ? lo + scratch.rows : x.rows);
@@ -128,7 +252,8 @@ struct Linear {
   // out = X W + b.
   void forward(nb::handle out_) const {
     Array out;
-    void* to = out.take(out_, item(), true, x.rows, cols, "out");
+    void* to = out.matrix(out_, "out", weight.element, x.rows, cols, true);
+    expect_apart(out, {&x, &weight, &bias});
     const Unlocked unlocked;
     scores(0, x.rows, to, out.stride);
   }
@@ -136,286 +261,346 @@ struct Linear {
   // total += Gᵀ X of G = a (S∘V − S (S·V)), V = X W + b: a Hessian product of the layer.
   void curvature(nb::handle prob_, nb::handle row_weight_) const {
     Array prob, row_weight;
-    const char* s = static_cast<const char*>(prob.take(prob_, item(), false, x.rows, cols, "prob"));
-    const double* a = static_cast<const double*>(row_weight.take(row_weight_, 8, false, x.rows, 0, "weight"));
-    if (!s || !chunk || (a && x.rows > 1 && row_weight.stride != 1)) throw std::invalid_argument("arrays that do not fit");
+    const char* s = static_cast<const char*>(prob.matrix(prob_, "prob", weight.element, x.rows, cols));
+    const double* a = static_cast<const double*>(row_weight.vector(row_weight_, "row_weight", float64, x.rows));
+    if (!scratch.held) throw std::invalid_argument("scratch: missing");
+    for (const Array* out : {&scratch, &total, &sums}) expect_apart(*out, {&prob, &row_weight});
     const Unlocked unlocked;
     each_chunk([&](int64_t lo, int64_t hi) {
-      scores(lo, hi, chunk, scratch.stride);
-      kernels->curvature(arithmetic, s + lo * prob.stride * item(), prob.stride, a ? a + lo : nullptr, chunk,
-                         scratch.stride, hi - lo, cols);
+      scores(lo, hi, chunk(), scratch.stride);
+      kernels->curvature(arithmetic, s + lo * prob.step(), prob.stride, a ? a + lo : nullptr, chunk(), scratch.stride, hi - lo,
+                         cols);
       back(lo, hi);
     });
   }
 };
 
+// --- the head ------------------------------------------------------------------------------------------------------
+
+// Gradients of the rows' outputs.  A call in progress keeps the ones that it began with.
+struct Upstream {
+  Array ce, lse, entropy;
+};
+
 struct Head {
   Problem p = {};
   const Kernels* kernels = selected.load();
-  Array logits, labels, values, weight, row_weight;
+  nb::object owner;  // of the targets
+  const TargetRecord& targets;
+  Array logits, weight, row_weight;
+  std::shared_ptr<Upstream> upstream;
 
-  Head(nb::handle logits_, int type, int target, nb::handle labels_, int label_bytes, bool label_signed, nb::handle values_,
-       int value_type, nb::handle weight_, nb::handle row_weight_, std::optional<int64_t> ignore, double smoothing,
-       bool finite_only, double scale, double softcap, double temperature, double z_loss) {
-    p.type = Type(type);
-    p.logits = logits.take(logits_, size_of(p.type), false, -1, -1, "logits");
-    p.rows = logits.rows, p.cols = logits.cols, p.stride = logits.stride;
-    if (p.cols < 1) throw std::invalid_argument("logits: no classes");
-    p.target = Target(target);
-    p.label_bytes = label_bytes, p.label_signed = label_signed;
-    p.labels = labels.take(labels_, label_bytes, false, p.rows, p.target == Target::index ? 0 : -1, "targets");
-    p.label_stride = labels.stride, p.width = labels.cols;
-    p.value_type = Type(value_type);
-    const int64_t value_cols = p.target == Target::dense ? p.cols : p.width;
-    p.values = values.take(values_, size_of(p.value_type), false, p.rows, value_cols > 0 ? value_cols : -1, "values");
-    p.value_stride = values.stride;
-    const bool wants_labels = p.target == Target::index || p.target == Target::sparse;
-    const bool wants_values = p.target == Target::dense || p.target == Target::sparse;
-    if (p.rows > 0 && (wants_labels != !labels_.is_none() || wants_values != !values_.is_none()))
-      throw std::invalid_argument("targets: labels or values are missing");
-    p.class_weight = weight.take(weight_, p.type == Type::f64 ? 8 : 4, false, p.cols, 0, "class_weight");
-    p.row_weight = static_cast<const double*>(row_weight.take(row_weight_, 8, false, p.rows, 0, "sample_weight"));
-    if ((p.class_weight && p.cols > 1 && weight.stride != 1) || (p.row_weight && p.rows > 1 && row_weight.stride != 1))
-      throw std::invalid_argument("weights: not contiguous");
-    p.has_ignore = ignore.has_value();
-    p.ignore_index = ignore.value_or(0);
-    p.smoothing = smoothing, p.finite_only = finite_only;
-    p.scale = scale, p.softcap = softcap, p.temperature = temperature, p.z_loss = z_loss;
+  Head(nb::handle logits_, Storage storage, nb::handle targets_, const Options& options, nb::handle weight_, nb::handle row_weight_)
+      : owner(nb::borrow(targets_)), targets(nb::cast<const TargetRecord&>(targets_)) {
+    static_cast<Options&>(p) = options;
+    p.storage = storage;
+    logits.open(logits_, "logits", false, 2), logits.expect(element_of(storage));
+    p.logits = logits.view.buf, p.rows = logits.rows, p.cols = logits.cols, p.stride = logits.stride;
+    if (p.cols < 1) logits.refuse("has no classes");
+    p.first = targets.first, p.classes = targets.classes ? targets.classes : p.cols;
+    if (p.first > p.classes || p.classes - p.first < p.cols) throw std::invalid_argument("targets: the slice is outside its classes");
+    p.target = targets.kind;
+    if (targets.labels.held) {
+      const Array& labels = targets.labels;
+      labels.expect(p.rows, labels.cols);
+      p.labels = labels.view.buf, p.label_bytes = labels.element.size, p.label_signed = labels.element.kind == Kind::whole;
+      p.label_stride = labels.stride, p.width = labels.cols;
+    }
+    if (targets.values.held) {
+      const Array& values = targets.values;
+      values.expect(p.rows, p.target == TargetKind::dense ? p.cols : values.cols);
+      p.values = values.view.buf, p.value_stride = values.stride;
+    }
+    p.value_storage = targets.values_storage;
+    p.class_weight = weight.vector(weight_, "class_weight", storage == Storage::float64 ? float64 : float32, p.cols);
+    p.row_weight = static_cast<const double*>(row_weight.vector(row_weight_, "row_weight", float64, p.rows));
     p.ce_factor = p.z_factor = 1;
   }
 
-  void range(int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi) const {
+  void expect_range(int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi) const {
     if (lo < 0 || hi < lo || hi > p.rows || col_lo < 0 || col_hi <= col_lo || col_hi > p.cols)
       throw std::out_of_range("a range outside the batch");
   }
+  void expect_whole() const {
+    if (p.classes != p.cols) throw std::invalid_argument("a slice of the classes has no softmax of its own; merge its statistics");
+  }
+  void expect_apart(const Array& out) const {
+    ::expect_apart(out, {&targets.labels, &targets.values, &weight, &row_weight});
+    if (upstream) ::expect_apart(out, {&upstream->ce, &upstream->lse, &upstream->entropy});
+  }
+  void expect_fit(const OutputRecord& o) const {
+    if (o.rows != p.rows || o.cols != p.cols || o.storage != p.storage) throw std::invalid_argument("outputs: of another batch");
+    for (const Array* a : {&o.loss, &o.lse, &o.log_prob, &o.argmax, &o.rank, &o.entropy, &o.along, &o.slope})
+      if (a->held) expect_apart(*a), ::expect_apart(*a, {&logits});
+    if (o.grad.held) expect_apart(o.grad), expect_over(o.grad, logits);
+  }
 
-  // (first row with a bad label or −1, Σ a w_y over the kept rows, Σ a, rows kept)
-  nb::tuple totals() const {
-    Totals t;
+  Settled settle(bool mean) {
+    if (mean && p.classes != p.cols && p.class_weight)
+      throw std::invalid_argument("the mean of a slice with class weights needs the statistics of all slices");
+    Totals totals;
+    const Problem q = p;
     {
       const Unlocked unlocked;
-      t = kernels->totals(p);
+      totals = kernels->totals(q);
     }
-    checked = t.bad < 0;
-    return nb::make_tuple(t.bad, t.labelled, t.total, t.kept);
+    const Settled settled = softgrad::settle(totals, mean, p.z_loss);
+    if (settled.bad_row < 0) p.ce_factor = settled.ce_factor, p.z_factor = settled.z_factor;
+    return settled;
   }
-  mutable bool checked = false;
-
-  void safe() const {
-    if ((p.target == Target::index || p.target == Target::sparse) && !checked)
-      throw std::logic_error("totals() checks the labels, and comes first");
-  }
-
-  void fits(const Results& r) const {
-    if (r.out.grad && (r.grad.rows != p.rows || r.grad.cols != p.cols)) throw std::invalid_argument("grad: wrong shape");
-    for (const Array* a : {&r.loss, &r.lse, &r.log_prob, &r.argmax, &r.rank, &r.entropy})
-      if (a->held && a->rows != p.rows) throw std::invalid_argument("outputs: wrong length");
+  void set_factors(double ce, double z) { p.ce_factor = ce, p.z_factor = z; }
+  void set_upstream(nb::handle ce, nb::handle lse, nb::handle entropy) {
+    auto fresh = std::make_shared<Upstream>();
+    p.ce_upstream = static_cast<const double*>(fresh->ce.vector(ce, "ce", float64, p.rows));
+    p.lse_upstream = static_cast<const double*>(fresh->lse.vector(lse, "lse", float64, p.rows));
+    p.entropy_upstream = static_cast<const double*>(fresh->entropy.vector(entropy, "entropy", float64, p.rows));
+    p.has_upstream = true;
+    upstream = std::move(fresh);
   }
 
-  void rows(const Results& r, int64_t lo, int64_t hi) const {
-    safe(), fits(r), range(lo, hi, 0, p.cols);
+  void rows(const OutputRecord& o, int64_t lo, int64_t hi) const {
+    expect_whole(), expect_fit(o), expect_range(lo, hi, 0, p.cols);
+    const auto held = upstream;
+    const Problem q = p;
     const Unlocked unlocked;
-    kernels->rows(p, r.out, lo, hi);
+    kernels->rows(q, o.out, lo, hi);
   }
 
-  Statistics* take_statistics(Array& a, nb::handle h, int64_t lo, int64_t hi) const {
-    auto* s = static_cast<Statistics*>(a.take(h, sizeof(Statistics), true, hi - lo, 0, "statistics"));
-    if (!s || (hi - lo > 1 && a.stride != 1)) throw std::invalid_argument("statistics: not contiguous");
-    return s;
+  static Statistics* take_statistics(Array& a, nb::handle h, const char* name, bool writable) {
+    a.open(h, name, writable, 1), a.expect(record), a.expect_contiguous();
+    return static_cast<Statistics*>(a.view.buf);
   }
   void statistics(int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi, bool by_products, nb::handle into) const {
-    safe(), range(lo, hi, col_lo, col_hi);
+    expect_range(lo, hi, col_lo, col_hi);
     Array a;
-    Statistics* s = take_statistics(a, into, lo, hi);
+    Statistics* s = take_statistics(a, into, "into", true);
+    a.expect(hi - lo, 1), expect_apart(a), ::expect_apart(a, {&logits});
+    const Problem q = p;
     const Unlocked unlocked;
-    kernels->statistics(p, lo, hi, col_lo, col_hi, by_products, s);
+    kernels->statistics(q, lo, hi, col_lo, col_hi, by_products, s);
   }
-  void merge(nb::handle into, nb::handle from) const {
+  void merge(nb::handle into, nb::handle other) const {
     Array a, b;
-    auto* x = static_cast<Statistics*>(a.take(into, sizeof(Statistics), true, -1, 0, "statistics"));
-    auto* y = static_cast<Statistics*>(b.take(from, sizeof(Statistics), true, a.rows, 0, "statistics"));
-    if (!x || !y || (a.rows > 1 && (a.stride != 1 || b.stride != 1))) throw std::invalid_argument("statistics: not contiguous");
+    Statistics* x = take_statistics(a, into, "into", true);
+    const Statistics* y = take_statistics(b, other, "other", false);
+    b.expect(a.rows, 1), ::expect_apart(a, {&b});
     kernels->merge(p, x, y, a.rows);
   }
-  void finish(const Results& r, nb::handle stats, int64_t lo, int64_t hi) const {
-    safe(), fits(r), range(lo, hi, 0, p.cols);
+  void finish(const OutputRecord& o, nb::handle stats, int64_t lo, int64_t hi) const {
+    expect_fit(o), expect_range(lo, hi, 0, p.cols);
     Array a;
-    kernels->finish(p, r.out, take_statistics(a, stats, lo, hi), lo, hi);
+    const Statistics* s = take_statistics(a, stats, "statistics", false);
+    a.expect(hi - lo, 1);
+    for (const Array* out : {&o.loss, &o.lse, &o.log_prob, &o.argmax, &o.rank, &o.entropy}) ::expect_apart(*out, {&a});
+    kernels->finish(p, o.out, s, lo, hi);
   }
-  void gradient(const Results& r, nb::handle stats, int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi) const {
-    safe(), fits(r), range(lo, hi, col_lo, col_hi);
-    if (!r.out.grad) throw std::invalid_argument("grad: missing");
+  void gradient(const OutputRecord& o, nb::handle stats, int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi) const {
+    expect_fit(o), expect_range(lo, hi, col_lo, col_hi);
+    if (!o.grad.held && !o.along.held && !o.slope.held) throw std::invalid_argument("outputs: no gradient and no sums");
     Array a;
-    const Statistics* s = take_statistics(a, stats, lo, hi);
+    const Statistics* s = take_statistics(a, stats, "statistics", false);
+    a.expect(hi - lo, 1);
+    for (const Array* out : {&o.grad, &o.along, &o.slope}) ::expect_apart(*out, {&a});
+    const auto held = upstream;
+    const Problem q = p;
     const Unlocked unlocked;
-    kernels->gradient(p, r.out, s, lo, hi, col_lo, col_hi);
+    kernels->gradient(q, o.out, s, lo, hi, col_lo, col_hi);
   }
   void distribution(bool logarithm, nb::handle out, int64_t lo, int64_t hi) const {
-    range(lo, hi, 0, p.cols);
+    expect_whole(), expect_range(lo, hi, 0, p.cols);
     Array a;
-    void* to = a.take(out, size_of(p.type), true, p.rows, p.cols, "out");
+    void* to = a.matrix(out, "out", element_of(p.storage), p.rows, p.cols, true);
+    expect_over(a, logits);
+    const Problem q = p;
     const Unlocked unlocked;
-    kernels->distribution(p, logarithm, to, a.stride, lo, hi);
+    kernels->distribution(q, logarithm, to, a.stride, lo, hi);
   }
   // Rows [lo, hi) as a problem of their own.
   Problem slice(int64_t lo, int64_t hi) const {
     const auto shift = [](const void* at, int64_t bytes) { return at ? static_cast<const char*>(at) + bytes : nullptr; };
     Problem q = p;
     q.rows = hi - lo;
-    q.logits = shift(p.logits, lo * p.stride * size_of(p.type));
+    q.logits = shift(p.logits, lo * p.stride * size_of(p.storage));
     q.labels = shift(p.labels, lo * p.label_stride * p.label_bytes);
-    q.values = shift(p.values, lo * p.value_stride * size_of(p.value_type));
+    q.values = shift(p.values, lo * p.value_stride * size_of(p.value_storage));
     if (p.row_weight) q.row_weight = p.row_weight + lo;
+    q.has_upstream = false;
     return q;
+  }
+
+  void product(nb::handle vector, nb::handle out, int64_t lo, int64_t hi) const {
+    expect_whole(), expect_range(lo, hi, 0, p.cols);
+    Array a, b;
+    const void* v = a.matrix(vector, "vector", element_of(p.storage), p.rows, p.cols);
+    void* to = b.matrix(out, "out", element_of(p.storage), p.rows, p.cols, true);
+    expect_over(b, a), ::expect_apart(b, {&logits}), expect_apart(b);
+    Problem q = p;
+    q.has_upstream = false;
+    const Unlocked unlocked;
+    kernels->product(q, v, a.stride, to, b.stride, lo, hi);
   }
 
   // The whole pass of a linear layer: logits ← X W + b (unless `known`), prob ← S (if given), and the gradient of the
   // loss added to `total` = Gᵀ X and `sums`, a chunk of rows at a time.
-  void linear(nb::handle logits_again, nb::handle losses, nb::handle prob_, const Linear& layer, bool known) const;
-
-  void product(nb::handle vector, nb::handle out, int64_t lo, int64_t hi) const {
-    safe(), range(lo, hi, 0, p.cols);
-    Array a, b;
-    const void* v = a.take(vector, size_of(p.type), false, p.rows, p.cols, "vector");
-    void* to = b.take(out, size_of(p.type), true, p.rows, p.cols, "out");
+  void linear(nb::handle logits_again, nb::handle losses_, nb::handle prob_, const Linear& layer, bool known) const {
+    expect_whole();
+    Array z, losses, prob;
+    z.matrix(logits_again, "logits", element_of(p.storage), p.rows, p.cols, true);
+    double* loss = static_cast<double*>(losses.vector(losses_, "losses", float64, p.rows, true));
+    if (!loss && p.rows) throw std::invalid_argument("losses: missing");
+    if (!prob_.is_none()) prob.matrix(prob_, "prob", element_of(p.storage), p.rows, p.cols, true);
+    if (!same_place(z, logits)) z.refuse("is not the head's");
+    if (layer.arithmetic != p.storage || layer.cols != p.cols || layer.x.rows != p.rows || !layer.scratch.held)
+      throw std::invalid_argument("layer: does not fit the head");
+    for (const Array* out : {&z, &losses, &prob}) {
+      expect_apart(*out);
+      ::expect_apart(*out, {&layer.x, &layer.weight, &layer.bias, &layer.scratch, &layer.total, &layer.sums});
+    }
+    ::expect_apart(z, {&losses, &prob}), ::expect_apart(losses, {&prob});
+    for (const Array* out : {&layer.scratch, &layer.total, &layer.sums}) expect_apart(*out);
+    char* const to = static_cast<char*>(z.view.buf);
+    char* const s = prob.held ? static_cast<char*>(prob.view.buf) : nullptr;
     const Unlocked unlocked;
-    kernels->product(p, v, a.stride, to, b.stride, lo, hi);
+    layer.each_chunk([&](int64_t lo, int64_t hi) {
+      if (known) layer.fetch(lo, hi);
+      else layer.scores(lo, hi, to + lo * z.step(), z.stride);
+      const Problem q = slice(lo, hi);
+      if (s) kernels->distribution(q, false, s + lo * prob.step(), prob.stride, 0, q.rows);
+      Outputs out = {};
+      out.loss = loss + lo, out.grad = layer.chunk(), out.grad_stride = layer.scratch.stride;
+      kernels->rows(q, out, 0, q.rows);
+      layer.back(lo, hi);
+    });
   }
 };
 
-void Head::linear(nb::handle logits_again, nb::handle losses_, nb::handle prob_, const Linear& layer, bool known) const {
-  safe();
-  Array logits_, losses, prob;
-  char* z = static_cast<char*>(logits_.take(logits_again, size_of(p.type), true, p.rows, p.cols, "logits"));
-  double* loss = static_cast<double*>(losses.take(losses_, 8, true, p.rows, 0, "losses"));
-  char* s = static_cast<char*>(prob.take(prob_, size_of(p.type), true, p.rows, p.cols, "prob"));
-  if (z != p.logits || !loss || (p.rows > 1 && losses.stride != 1) || layer.arithmetic != p.type || layer.cols != p.cols ||
-      layer.x.rows != p.rows || !layer.chunk)
-    throw std::invalid_argument("arrays that do not fit");
-  const Unlocked unlocked;
-  layer.each_chunk([&](int64_t lo, int64_t hi) {
-    if (known) layer.fetch(lo, hi);
-    else layer.scores(lo, hi, z + lo * p.stride * layer.item(), p.stride);
-    const Problem q = slice(lo, hi);
-    if (s) kernels->distribution(q, false, s + lo * prob.stride * layer.item(), prob.stride, 0, q.rows);
-    Outputs out = {};
-    out.loss = loss + lo, out.grad = layer.chunk, out.grad_stride = layer.scratch.stride;
-    kernels->rows(q, out, 0, q.rows);
-    layer.back(lo, hi);
-  });
-}
+// --- functions -----------------------------------------------------------------------------------------------------
+
+constexpr int64_t small_elements = 1 << 13;  // computed while holding the interpreter: sooner than another thread wakes
 
 // Softmax or log-softmax along the last axis of contiguous arrays: one call for a small array.
-void distribute(nb::handle logits, nb::handle out, int64_t cols, int type, bool logarithm, double scale, double softcap,
-                double temperature) {
+void distribute(nb::handle logits, nb::handle out, Storage storage, bool logarithm, const Options* options) {
   struct Flat {
     Py_buffer view = {};
     bool held = false;
-    Flat(nb::handle object, int flags) {
-      if (PyObject_GetBuffer(object.ptr(), &view, flags | PyBUF_ND)) throw nb::python_error();
+    Flat(nb::handle object, Element e, int flags, const char* name) {
+      if (PyObject_GetBuffer(object.ptr(), &view, flags | PyBUF_ND | PyBUF_FORMAT)) throw nb::python_error();
       held = true;
+      Element found;
+      if (!element_of(view, found) || !(found == e)) throw std::invalid_argument(std::string(name) + ": wrong format");
+      if (reinterpret_cast<uintptr_t>(view.buf) % uintptr_t(e.size)) throw std::invalid_argument(std::string(name) + ": not aligned");
     }
     ~Flat() { if (held) PyBuffer_Release(&view); }
   };
-  const Flat in(logits, PyBUF_SIMPLE), to(out, PyBUF_WRITABLE);
-  const int size = size_of(Type(type));
-  if (cols < 1 || in.view.len != to.view.len || in.view.itemsize != size || to.view.itemsize != size ||
-      in.view.len % (cols * size) != 0)
-    throw std::invalid_argument("arrays that do not fit");
+  const Flat in(logits, element_of(storage), 0, "logits"), to(out, element_of(storage), PyBUF_WRITABLE, "out");
+  const int size = size_of(storage);
+  if (in.view.ndim < 1 || in.view.len != to.view.len) throw std::invalid_argument("out: another shape");
+  const char *a = static_cast<const char*>(in.view.buf), *b = static_cast<const char*>(to.view.buf);
+  if (a != b && a < b + to.view.len && b < a + in.view.len) throw std::invalid_argument("out: overlaps logits");
   Problem p = {};
-  p.type = Type(type), p.logits = in.view.buf, p.cols = p.stride = cols, p.rows = in.view.len / (cols * size);
-  p.scale = scale, p.softcap = softcap, p.temperature = temperature, p.ce_factor = p.z_factor = 1;
-  selected.load()->distribution(p, logarithm, to.view.buf, cols, 0, p.rows);
+  if (options) static_cast<Options&>(p) = *options;
+  p.storage = storage, p.logits = a, p.cols = p.classes = p.stride = in.view.shape[in.view.ndim - 1];
+  if (p.cols < 1 || in.view.len == 0) return;
+  p.rows = in.view.len / (p.cols * size);
+  p.ce_factor = p.z_factor = 1;
+  const auto run = [&] { selected.load()->distribution(p, logarithm, to.view.buf, p.cols, 0, p.rows); };
+  if (p.rows * p.cols <= small_elements) return run();
+  const Unlocked unlocked;
+  run();
 }
 
-// Total loss and gradient of a small batch of contiguous rows with labels, in one call without arrays: a front-end with
-// tensors of its own spends more on arrays than on a few logits.  Addresses must be those of live memory of these sizes.
-// Returns the first row with a bad label or −1, and the total; a mean over nothing is NaN with a gradient of 0.
-nb::tuple small_batch(uintptr_t logits, int64_t rows, int64_t cols, int type, uintptr_t labels, int label_bytes,
-                      bool label_signed, std::optional<int64_t> ignore, double smoothing, bool finite_only, double scale,
-                      double softcap, double temperature, double z_loss, bool mean, uintptr_t grad) {
-  if (rows < 1 || cols < 1 || !logits || !labels) throw std::invalid_argument("an empty batch");
+// Total loss and gradient of a small batch of contiguous rows with labels: one call, because a front-end with arrays of
+// its own spends more on them than on a few logits.  Returns the first row with a bad label or −1, and the total; a mean
+// of nothing is NaN with a gradient of 0.
+nb::tuple small_batch(nb::handle logits_, Storage storage, nb::handle labels_, const Options& options, bool mean, nb::handle grad_) {
+  Array logits, labels, grad;
+  logits.open(logits_, "logits", false, 2), logits.expect(element_of(storage)), logits.expect_contiguous();
+  labels.open(labels_, "labels", false, 1), labels.expect(logits.rows, 1), labels.expect_contiguous();
+  if (labels.element.kind != Kind::whole && labels.element.kind != Kind::natural) labels.refuse("are not integers");
+  if (logits.cols < 1) logits.refuse("has no classes");
   Problem p = {};
-  p.type = Type(type), p.logits = reinterpret_cast<const void*>(logits), p.rows = rows, p.cols = p.stride = cols;
-  p.target = Target::index, p.labels = reinterpret_cast<const void*>(labels), p.label_stride = 1, p.width = 1;
-  p.label_bytes = label_bytes, p.label_signed = label_signed;
-  p.has_ignore = ignore.has_value(), p.ignore_index = ignore.value_or(0);
-  p.smoothing = smoothing, p.finite_only = finite_only, p.scale = scale, p.softcap = softcap;
-  p.temperature = temperature, p.z_loss = z_loss, p.ce_factor = p.z_factor = 1;
-  const Kernels* kernels = selected.load();
-  const Totals totals = kernels->totals(p);
-  if (totals.bad >= 0) return nb::make_tuple(totals.bad, 0.0);
-  const double nothing = std::numeric_limits<double>::quiet_NaN();
-  if (mean && (totals.kept == 0 || totals.labelled == 0)) {
-    if (grad) std::memset(reinterpret_cast<void*>(grad), 0, size_t(rows) * size_t(cols) * size_t(size_of(p.type)));
-    return nb::make_tuple(int64_t(-1), nothing);
-  }
-  if (mean) p.ce_factor = 1 / totals.labelled, p.z_factor = totals.total != 0 ? 1 / totals.total : z_loss != 0 ? nothing : 0;
-  std::vector<double> losses(static_cast<size_t>(rows));
+  static_cast<Options&>(p) = options;
+  p.storage = storage, p.logits = logits.view.buf, p.rows = logits.rows, p.cols = p.classes = p.stride = logits.cols;
+  p.target = TargetKind::labels, p.labels = labels.view.buf, p.label_stride = p.width = 1;
+  p.label_bytes = labels.element.size, p.label_signed = labels.element.kind == Kind::whole;
   Outputs out = {};
-  out.loss = losses.data(), out.grad = reinterpret_cast<void*>(grad), out.grad_stride = cols;
-  double total = 0;
-  {
-    const Unlocked unlocked;
-    kernels->rows(p, out, 0, rows);
+  if (!grad_.is_none()) {
+    out.grad = grad.matrix(grad_, "grad", element_of(storage), p.rows, p.cols, true), out.grad_stride = p.cols;
+    grad.expect_contiguous(), expect_apart(grad, {&labels}), expect_over(grad, logits);
   }
-  for (const double loss : losses) total += loss;
+  const Kernels* kernels = selected.load();
+  const Settled settled = settle(kernels->totals(p), mean, p.z_loss);
+  if (settled.bad_row >= 0) return nb::make_tuple(settled.bad_row, 0.0);
+  if (settled.empty_mean) {
+    if (out.grad) std::memset(out.grad, 0, size_t(p.rows) * size_t(grad.width()));
+    return nb::make_tuple(int64_t(-1), std::numeric_limits<double>::quiet_NaN());
+  }
+  p.ce_factor = settled.ce_factor, p.z_factor = settled.z_factor;
+  double few[64];
+  std::unique_ptr<double[]> many(p.rows > 64 ? new double[size_t(p.rows)] : nullptr);
+  out.loss = many ? many.get() : few;
+  if (p.rows * p.cols <= small_elements) {
+    kernels->rows(p, out, 0, p.rows);
+  } else {
+    const Unlocked unlocked;
+    kernels->rows(p, out, 0, p.rows);
+  }
+  double total = 0;
+  for (int64_t i = 0; i < p.rows; ++i) total += out.loss[i];
   return nb::make_tuple(int64_t(-1), total);
 }
 
 // Rows of stored probabilities times vectors, in place.
 void curvature(nb::handle prob_, nb::handle weight_, nb::handle vector_) {
   Array prob, weight, vector;
-  Py_buffer view;
-  if (PyObject_GetBuffer(prob_.ptr(), &view, PyBUF_STRIDES)) throw nb::python_error();
-  const Py_ssize_t item = view.itemsize;
-  PyBuffer_Release(&view);
-  if (item != 4 && item != 8) throw std::invalid_argument("prob: wrong item size");
-  const void* s = prob.take(prob_, int(item), false, -1, -1, "prob");
-  void* v = vector.take(vector_, int(item), true, prob.rows, prob.cols > 0 ? prob.cols : -1, "vector");
-  const void* a = weight.take(weight_, 8, false, prob.rows, 0, "weight");
-  if (!s || !v || (a && prob.rows > 1 && weight.stride != 1)) throw std::invalid_argument("arrays that do not fit");
+  prob.open(prob_, "prob", false, 2);
+  if (!(prob.element == float32 || prob.element == float64)) prob.refuse("is neither float32 nor float64");
+  void* v = vector.matrix(vector_, "vector", prob.element, prob.rows, prob.cols, true);
+  const double* a = static_cast<const double*>(weight.vector(weight_, "weight", float64, prob.rows));
+  expect_apart(vector, {&prob, &weight});
   const Kernels* kernels = selected.load();
   const Unlocked unlocked;
-  kernels->curvature(item == 8 ? Type::f64 : Type::f32, s, prob.stride, static_cast<const double*>(a), v, vector.stride,
-                     prob.rows, prob.cols);
+  kernels->curvature(prob.element == float64 ? Storage::float64 : Storage::float32, prob.view.buf, prob.stride, a, v,
+                     vector.stride, prob.rows, prob.cols);
 }
 
-// CSR rows times a dense matrix.
-void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, int data_item, int index_item,
-                    nb::handle dense_, nb::handle out_, int item, bool half) {
-  if ((item != 4 && item != 8) || (data_item != 4 && data_item != item) || (index_item != 4 && index_item != 8) ||
-      (half && (item != 4 || index_item != 4)))
-    throw std::invalid_argument("wrong item size");
+// CSR rows times the first columns of a dense matrix, as many as `out` has.
+void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, nb::handle dense_, nb::handle out_) {
   Array data, indices, indptr, dense, out;
-  const void* x = data.take(data_, data_item, false, -1, 0, "data");
-  const void* at = indices.take(indices_, index_item, false, data.rows, 0, "indices");
-  const void* ends = indptr.take(indptr_, index_item, false, -1, 0, "indptr");
-  const void* b = dense.take(dense_, half ? 2 : item, false, -1, -1, "dense");
-  void* to = out.take(out_, item, true, indptr.rows - 1, dense.cols > 0 ? dense.cols : -1, "out");
-  const auto tight = [](const Array& a) { return a.rows <= 1 || a.stride == 1; };
-  if (half && (dense.stride % widest_lanes != 0 || dense.stride < dense.cols)) throw std::invalid_argument("dense: not padded");
-  if (indptr.rows < 1 || !tight(data) || !tight(indices) || !tight(indptr)) throw std::invalid_argument("not contiguous");
+  out.open(out_, "out", true, 2);
+  if (!(out.element == float32 || out.element == float64)) out.refuse("is neither float32 nor float64");
+  data.open(data_, "data", false, 1), data.expect_contiguous();
+  if (!(data.element == float32 || data.element == out.element)) data.refuse("has the wrong format");
+  indices.open(indices_, "indices", false, 1), indices.expect(data.rows, 1), indices.expect_contiguous();
+  const Element int32{Kind::whole, 4};
+  if (!(indices.element == int32 || indices.element == int64)) indices.refuse("has the wrong format");
+  indptr.open(indptr_, "indptr", false, 1), indptr.expect(indices.element), indptr.expect(out.rows + 1, 1), indptr.expect_contiguous();
+  dense.open(dense_, "dense", false, 2);
+  const bool half = dense.element == bits16, wide = indices.element == int64;
+  if (half ? out.element == float64 || wide : !(dense.element == out.element)) dense.refuse("has the wrong format");
+  if (dense.cols < (half ? (out.cols + widest_lanes - 1) / widest_lanes * widest_lanes : out.cols)) dense.refuse("has too few columns");
+  expect_apart(out, {&data, &indices, &indptr, &dense});
   const Kernels* kernels = selected.load();
-  const Type type = item == 8 ? Type::f64 : Type::f32;
+  const Storage storage = out.element == float64 ? Storage::float64 : Storage::float32;
   bool good;
   {
     const Unlocked unlocked;
-    good = kernels->sparse(type, data_item == 8 ? Type::f64 : Type::f32, half ? Type::bf16 : type, x, at, data.rows, ends,
-                           index_item == 8, out.rows, b, dense.rows, half || dense.rows > 1 ? dense.stride : dense.cols, dense.cols,
-                           to, out.stride);
+    good = kernels->sparse(storage, data.element == float64 ? Storage::float64 : Storage::float32,
+                           half ? Storage::bfloat16 : storage, data.view.buf, indices.view.buf, data.rows, indptr.view.buf, wide,
+                           out.rows, dense.view.buf, dense.rows, dense.stride, dense.cols, out.cols, out.view.buf, out.stride);
   }
   if (!good) throw std::invalid_argument("indices outside the matrix");
 }
 
 void to_half(nb::handle source_, nb::handle to_) {
   Array source, to;
-  const void* from = source.take(source_, 4, false, -1, -1, "source");
-  void* halves = to.take(to_, 2, true, source.rows, source.cols > 0 ? source.cols : -1, "to");
+  source.open(source_, "source", false, 2), source.expect(float32);
+  void* halves = to.matrix(to_, "to", bits16, source.rows, source.cols, true);
+  expect_apart(to, {&source});
   const Kernels* kernels = selected.load();
   const Unlocked unlocked;
-  kernels->to_half(static_cast<const float*>(from), source.stride, static_cast<uint16_t*>(halves), to.stride, source.rows,
-                   source.cols);
+  kernels->to_half(static_cast<const float*>(source.view.buf), source.stride, static_cast<uint16_t*>(halves), to.stride,
+                   source.rows, source.cols);
 }
 
 std::vector<std::string> variants() {
@@ -432,62 +617,98 @@ void select_variant(const std::string& name) {
 }  // namespace
 
 NB_MODULE(_native, m) {
+  using nb::arg;
   selected.store(available()[0]);
+  nb::set_leak_warnings(false);  // records and enumerations that a module of the program keeps to its end
   m.attr("tile") = tile;
   m.attr("panel") = panel;
   m.attr("statistics_size") = sizeof(Statistics);
+  nb::list fields;
+  for (const char* name : {"peak", "at_peak", "rest", "moment", "smooth_mass", "smooth_dot", "finite", "target_mass", "target_dot",
+                           "plain_mass", "plain_dot", "best"})
+    fields.append(nb::make_tuple(name, "f8"));
+  fields.append(nb::make_tuple("argmax", "i8")), fields.append(nb::make_tuple("rank", "i8"));
+  m.attr("statistics_fields") = fields;
+  m.attr("linear_lanes") = widest_lanes;
   m.def("variants", &variants, "Instruction sets that were compiled and that this processor runs, best first.");
   m.def("variant", [] { return std::string(selected.load()->name); }, "The instruction set in use.");
-  m.def("select", &select_variant, nb::arg("name"), "Use another instruction set for every head made from now on.");
+  m.def("select", &select_variant, arg("name"), "Use another instruction set for every head made from now on.");
 
-  m.def("distribute", &distribute, nb::arg("logits"), nb::arg("out"), nb::arg("cols"), nb::arg("type"), nb::arg("logarithm"),
-        nb::arg("logit_scale"), nb::arg("softcap"), nb::arg("temperature"),
-        "Softmax or log-softmax along the last axis of contiguous arrays.");
-  m.def("small_batch", &small_batch, nb::arg("logits"), nb::arg("rows"), nb::arg("cols"), nb::arg("type"), nb::arg("labels"),
-        nb::arg("label_bytes"), nb::arg("label_signed"), nb::arg("ignore_index").none(), nb::arg("label_smoothing"),
-        nb::arg("smooth_finite_only"), nb::arg("logit_scale"), nb::arg("softcap"), nb::arg("temperature"),
-        nb::arg("z_loss"), nb::arg("mean"), nb::arg("grad"), nb::sig("def small_batch(logits: int, rows: int, cols: int, type: int, "
-        "labels: int, label_bytes: int, label_signed: bool, ignore_index: int | None, label_smoothing: float, smooth_finite_only: bool, "
-        "logit_scale: float, softcap: float, temperature: float, z_loss: float, mean: bool, grad: int) -> tuple[int, float]"),
-        "Total loss of a small batch at an address, and its gradient: (first bad row or -1, total).");
-  m.def("curvature", &curvature, nb::arg("prob"), nb::arg("weight").none(), nb::arg("vector"),
-        "In place, vector = weight (S vector - S (S . vector)), from stored probabilities.");
-  m.def("sparse_product", &sparse_product, nb::arg("data"), nb::arg("indices"), nb::arg("indptr"),
-        nb::arg("data_item"), nb::arg("index_item"), nb::arg("dense"), nb::arg("out"), nb::arg("item"), nb::arg("half"),
-        "CSR rows times a dense matrix, whose type may be wider than theirs, or (half) the bits of bfloat16.");
-  m.def("to_half", &to_half, nb::arg("source"), nb::arg("to"), "float32 to the bits of the nearest bfloat16.");
-  nb::class_<Results>(m, "Results", "Buffers that a head writes into; None for what is not wanted.")
-      .def(nb::init<int64_t, int64_t, int, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
-                    bool>(),
-           nb::arg("rows"), nb::arg("cols"), nb::arg("type"), nb::arg("loss").none(), nb::arg("lse").none(),
-           nb::arg("log_prob").none(), nb::arg("argmax").none(), nb::arg("rank").none(), nb::arg("entropy").none(),
-           nb::arg("grad").none(), nb::arg("stream"));
-  m.attr("linear_lanes") = widest_lanes;
+  nb::enum_<Storage>(m, "Storage", "How logits are stored; bfloat16 as its bits in uint16.")
+      .value("float32", Storage::float32).value("float64", Storage::float64)
+      .value("bfloat16", Storage::bfloat16).value("float16", Storage::float16);
+  nb::enum_<TargetKind>(m, "TargetKind", "Kinds of targets.")
+      .value("none", TargetKind::none).value("labels", TargetKind::labels)
+      .value("dense", TargetKind::dense).value("sparse", TargetKind::sparse);
+
+  nb::class_<Options>(m, "Options", "Options of a head; they have been validated.")
+      .def("__init__",
+           [](Options* o, double smoothing, bool finite_only, double scale, double softcap, double temperature, double z_loss,
+              std::optional<int64_t> ignore) {
+             new (o) Options{smoothing, finite_only, scale, softcap, temperature, z_loss, ignore.has_value(), ignore.value_or(0)};
+           },
+           arg("label_smoothing") = 0.0, arg("smooth_finite_only") = false, arg("logit_scale") = 1.0, arg("softcap") = 0.0,
+           arg("temperature") = 1.0, arg("z_loss") = 0.0, arg("ignore_index") = nb::none())
+      .def_ro("label_smoothing", &Options::smoothing)
+      .def_ro("smooth_finite_only", &Options::finite_only)
+      .def_ro("logit_scale", &Options::scale)
+      .def_ro("softcap", &Options::softcap)
+      .def_ro("temperature", &Options::temperature)
+      .def_ro("z_loss", &Options::z_loss)
+      .def_prop_ro("ignore_index", [](const Options& o) { return o.has_ignore ? std::optional<int64_t>(o.ignore_index) : std::nullopt; });
+
+  nb::class_<TargetRecord>(m, "Targets",
+                           "Targets of a head.  The logits are the columns [first, first + cols) of `classes` (0: cols); labels "
+                           "and sparse indices count all classes, dense values are those of the columns.")
+      .def(nb::init<TargetKind, nb::handle, nb::handle, Storage, int64_t, int64_t>(), arg("kind"), arg("labels") = nb::none(),
+           arg("values") = nb::none(), arg("values_storage") = Storage::float32, arg("first") = 0, arg("classes") = 0);
+
+  nb::class_<Settled>(m, "Settled", "The labels' check and the factors of a mean.")
+      .def_ro("bad_row", &Settled::bad_row, "The first row with a label outside the classes, or -1.")
+      .def_ro("empty_mean", &Settled::empty_mean, "Whether a mean has a denominator of 0: NaN, with a gradient of 0.")
+      .def_ro("ce_factor", &Settled::ce_factor)
+      .def_ro("z_factor", &Settled::z_factor);
+
+  nb::class_<OutputRecord>(m, "Outputs",
+                           "Arrays that a head writes into, one entry a row; None for what is not wanted.  along and slope are "
+                           "the sums over the head's columns of G u and of G du/ds with G = d/du of the row.")
+      .def(nb::init<int64_t, int64_t, Storage, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
+                    nb::handle, nb::handle, bool>(),
+           arg("rows"), arg("cols"), arg("storage"), arg("loss") = nb::none(), arg("lse") = nb::none(), arg("log_prob") = nb::none(),
+           arg("argmax") = nb::none(), arg("rank") = nb::none(), arg("entropy") = nb::none(), arg("grad") = nb::none(),
+           arg("along") = nb::none(), arg("slope") = nb::none(), arg("stream") = false);
+
   nb::class_<Linear>(m, "Linear", "Dense rows times the weights of a few classes, in float32 or float64.")
-      .def(nb::init<nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, int64_t, int, int>(),
-           nb::arg("x"), nb::arg("weight"), nb::arg("bias"), nb::arg("scratch").none(), nb::arg("total").none(),
-           nb::arg("sums").none(), nb::arg("cols"), nb::arg("item"), nb::arg("x_item"))
-      .def("forward", &Linear::forward, nb::arg("out"))
-      .def("curvature", &Linear::curvature, nb::arg("prob"), nb::arg("row_weight").none());
+      .def(nb::init<nb::handle, nb::handle, nb::handle, int64_t, nb::handle, nb::handle, nb::handle>(), arg("x"), arg("weight"),
+           arg("bias"), arg("cols"), arg("scratch") = nb::none(), arg("total") = nb::none(), arg("sums") = nb::none())
+      .def("forward", &Linear::forward, arg("out"))
+      .def("curvature", &Linear::curvature, arg("prob"), arg("row_weight").none());
+
   nb::class_<Head>(m, "Head", "A batch of logits with its targets and options, whose row ranges can be computed.")
-      .def(nb::init<nb::handle, int, int, nb::handle, int, bool, nb::handle, int, nb::handle, nb::handle,
-                    std::optional<int64_t>, double, bool, double, double, double, double>(),
-           nb::arg("logits"), nb::arg("type"), nb::arg("target"), nb::arg("labels").none(), nb::arg("label_bytes"),
-           nb::arg("label_signed"), nb::arg("values").none(), nb::arg("value_type"), nb::arg("class_weight").none(),
-           nb::arg("row_weight").none(), nb::arg("ignore_index").none(), nb::arg("label_smoothing"),
-           nb::arg("smooth_finite_only"), nb::arg("logit_scale"), nb::arg("softcap"), nb::arg("temperature"),
-           nb::arg("z_loss"))
-      .def("totals", &Head::totals, nb::sig("def totals(self) -> tuple[int, float, float, int]"))
-      .def("set_factors", [](Head& h, double ce, double z) { h.p.ce_factor = ce, h.p.z_factor = z; }, nb::arg("ce"), nb::arg("z"))
-      .def("rows", &Head::rows, nb::arg("results"), nb::arg("lo"), nb::arg("hi"))
-      .def("statistics", &Head::statistics, nb::arg("lo"), nb::arg("hi"), nb::arg("col_lo"), nb::arg("col_hi"),
-           nb::arg("by_products"), nb::arg("into"))
-      .def("merge", &Head::merge, nb::arg("into"), nb::arg("other"))
-      .def("finish", &Head::finish, nb::arg("results"), nb::arg("statistics"), nb::arg("lo"), nb::arg("hi"))
-      .def("gradient", &Head::gradient, nb::arg("results"), nb::arg("statistics"), nb::arg("lo"), nb::arg("hi"),
-           nb::arg("col_lo"), nb::arg("col_hi"))
-      .def("distribution", &Head::distribution, nb::arg("logarithm"), nb::arg("out"), nb::arg("lo"), nb::arg("hi"))
-      .def("product", &Head::product, nb::arg("vector"), nb::arg("out"), nb::arg("lo"), nb::arg("hi"))
-      .def("linear", &Head::linear, nb::arg("logits"), nb::arg("losses"), nb::arg("prob").none(), nb::arg("layer"),
-           nb::arg("known"));
+      .def(nb::init<nb::handle, Storage, nb::handle, const Options&, nb::handle, nb::handle>(), arg("logits"), arg("storage"),
+           arg("targets"), arg("options"), arg("class_weight") = nb::none(), arg("row_weight") = nb::none())
+      .def("settle", &Head::settle, arg("mean"), "Check the labels, and set the factors of a mean.")
+      .def("set_factors", &Head::set_factors, arg("ce"), arg("z"))
+      .def("set_upstream", &Head::set_upstream, arg("ce").none(), arg("lse").none(), arg("entropy").none(),
+           "From now on the gradient is that of ce CE + lse LSE + entropy H, row by row; None is 0.")
+      .def("rows", &Head::rows, arg("outputs"), arg("lo"), arg("hi"))
+      .def("statistics", &Head::statistics, arg("lo"), arg("hi"), arg("col_lo"), arg("col_hi"), arg("by_products"), arg("into"))
+      .def("merge", &Head::merge, arg("into"), arg("other"))
+      .def("finish", &Head::finish, arg("outputs"), arg("statistics"), arg("lo"), arg("hi"))
+      .def("gradient", &Head::gradient, arg("outputs"), arg("statistics"), arg("lo"), arg("hi"), arg("col_lo"), arg("col_hi"))
+      .def("distribution", &Head::distribution, arg("logarithm"), arg("out"), arg("lo"), arg("hi"))
+      .def("product", &Head::product, arg("vector"), arg("out"), arg("lo"), arg("hi"))
+      .def("linear", &Head::linear, arg("logits"), arg("losses"), arg("prob").none(), arg("layer"), arg("known"));
+
+  m.def("distribute", &distribute, arg("logits"), arg("out"), arg("storage"), arg("logarithm"), arg("options").none() = nb::none(),
+        "Softmax or log-softmax along the last axis of contiguous arrays.");
+  m.def("small_batch", &small_batch, arg("logits"), arg("storage"), arg("labels"), arg("options"), arg("mean"), arg("grad") = nb::none(),
+        nb::sig("def small_batch(logits: object, storage: Storage, labels: object, options: Options, mean: bool, "
+                "grad: object | None = None) -> tuple[int, float]"),
+        "Total loss of a small batch, and its gradient: (first bad row or -1, total).");
+  m.def("curvature", &curvature, arg("prob"), arg("weight").none(), arg("vector"),
+        "In place, vector = weight (S vector - S (S . vector)), from stored probabilities.");
+  m.def("sparse_product", &sparse_product, arg("data"), arg("indices"), arg("indptr"), arg("dense"), arg("out"),
+        "CSR rows times a dense matrix, whose type may be wider than theirs, or the bits of bfloat16.");
+  m.def("to_half", &to_half, arg("source"), arg("to"), "float32 to the bits of the nearest bfloat16.");
 }

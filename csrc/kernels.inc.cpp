@@ -37,7 +37,7 @@ template <class A> struct Distance {
   A k, sign, masked;  // masked: the value of x that means probability 0
   explicit Distance(const Problem& p) {
     k = p.softcap ? A(1) : A(p.scale / p.temperature);
-    sign = k < 0 ? A(-1) : A(1);
+    sign = std::signbit(k) ? A(-1) : A(1);  // also of a k that underflows to −0
     masked = -sign * infinity<A>;
   }
   A reference(A peak) const { return peak == masked ? -sign * std::numeric_limits<A>::max() : peak; }
@@ -54,8 +54,28 @@ template <class T, bool Unit, class A = Arithmetic<T>> A find_peak(const T* x, i
   return u.sign * max_lanes<A>(max_of(max_of(m.v[0], m.v[1]), max_of(m.v[2], m.v[3])));
 }
 
+// Σ exp d without the 1 of the peak, where the sum is below 2: a loss near 0 is log1p of that.  Only one of the lanes has
+// the peak and has lost digits to it; its columns are summed again.  `lane_sums`: by column modulo `block`.
+template <class T, class A = Arithmetic<T>>
+NEVER_INLINE double sum_beside_peak(const T* x, int64_t n, Distance<A> u, A peak, Pack<A, 4> lane_sums) {
+  A sums[block<A>], again[tile / block<A> + 1];
+  write(sums, lane_sums, block<A>);
+  int64_t lane = 0;
+  for (int64_t q = 1; q < block<A>; ++q) if (sums[q] >= 1) lane = q;
+  sums[lane] = 0;
+  int64_t count = 0;
+  for (int64_t j = lane; j < n; j += block<A>) {
+    const A d = (A(widen(x[j])) - peak) * u.k;
+    if (d != 0) again[count++] = d;
+  }
+  Pack<A, 4> e = read<A>(sums, block<A>, A(0));
+  each_block<A>(count, [&](int64_t j, int64_t c) FORCE_INLINE { e = e + exp_of(read<A>(again + j, c, -infinity<A>)); });
+  return double(sum_pack(e));
+}
+
+// at_peak and rest: Σ exp d.
 template <class T, bool Unit, bool Moment, bool Keep = false, class A = Arithmetic<T>>
-void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, double& sum, double& moment, A* kept = nullptr) {
+void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, Statistics& to, A* kept = nullptr) {
   Pack<A, 4> s = {}, e = {};
   each_block<A>(n, [&](int64_t j, int64_t c) FORCE_INLINE {
     Pack<A, 4> d = read<A>(x + j, c, u.masked) - peak;
@@ -68,8 +88,10 @@ void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, double& sum, double& 
     for (int q = 0; q < 4; ++q) m.v[q] = d.v[q] == -infinity<A> ? V<A>{} : m.v[q];
     e = e + m;
   });
-  sum = sum_pack(s);
-  moment = Moment ? sum_pack(e) : A(0);
+  const A sum = sum_pack(s);
+  to.at_peak = to.peak == double(u.masked) ? 0 : 1;
+  to.rest = to.at_peak != 0 && sum < A(2) ? sum_beside_peak(x, n, u, peak, s) : double(sum) - to.at_peak;
+  to.moment = Moment ? double(sum_pack(e)) : std::numeric_limits<double>::quiet_NaN();
 }
 
 // Σ w and Σ w d with 0·∞ = 0; w = 1 everywhere without `weight`.
@@ -113,41 +135,55 @@ template <class T, class A = Arithmetic<T>> void transform_tile(const Problem& p
   });
 }
 
-template <class A> void read_values(const void* data, Type type, int64_t at, int64_t n, A* to) {
+template <class A> void read_values(const void* data, Storage type, int64_t at, int64_t n, A* to) {
   switch (type) {
-    case Type::f32: for (int64_t j = 0; j < n; ++j) to[j] = A(static_cast<const float*>(data)[at + j]); break;
-    case Type::f64: for (int64_t j = 0; j < n; ++j) to[j] = A(static_cast<const double*>(data)[at + j]); break;
-    case Type::bf16: for (int64_t j = 0; j < n; ++j) to[j] = A(widen(static_cast<const Bf16*>(data)[at + j])); break;
-    case Type::f16: for (int64_t j = 0; j < n; ++j) to[j] = A(widen(static_cast<const F16*>(data)[at + j])); break;
+    case Storage::float32: for (int64_t j = 0; j < n; ++j) to[j] = A(static_cast<const float*>(data)[at + j]); break;
+    case Storage::float64: for (int64_t j = 0; j < n; ++j) to[j] = A(static_cast<const double*>(data)[at + j]); break;
+    case Storage::bfloat16: for (int64_t j = 0; j < n; ++j) to[j] = A(widen(static_cast<const Bf16*>(data)[at + j])); break;
+    case Storage::float16: for (int64_t j = 0; j < n; ++j) to[j] = A(widen(static_cast<const F16*>(data)[at + j])); break;
   }
 }
 
+// One read: another thread may write labels meanwhile.  A uint64 beyond int64 is a class that no row has.
+template <class L> inline int64_t label_value(const void* labels, int64_t i) {
+  const L label = static_cast<const volatile L*>(labels)[i];
+  if constexpr (sizeof(L) == 8 && !std::is_signed<L>::value)
+    return label > uint64_t(std::numeric_limits<int64_t>::max()) ? std::numeric_limits<int64_t>::max() : int64_t(label);
+  else return int64_t(label);
+}
 inline int64_t label_at(const Problem& p, int64_t i) {
   switch (p.label_bytes * 2 + p.label_signed) {
-    case 2: return static_cast<const uint8_t*>(p.labels)[i];
-    case 3: return static_cast<const int8_t*>(p.labels)[i];
-    case 4: return static_cast<const uint16_t*>(p.labels)[i];
-    case 5: return static_cast<const int16_t*>(p.labels)[i];
-    case 8: return static_cast<const uint32_t*>(p.labels)[i];
-    case 9: return static_cast<const int32_t*>(p.labels)[i];
-    case 16: return int64_t(static_cast<const uint64_t*>(p.labels)[i]);
-    default: return static_cast<const int64_t*>(p.labels)[i];
+    case 2: return label_value<uint8_t>(p.labels, i);
+    case 3: return label_value<int8_t>(p.labels, i);
+    case 4: return label_value<uint16_t>(p.labels, i);
+    case 5: return label_value<int16_t>(p.labels, i);
+    case 8: return label_value<uint32_t>(p.labels, i);
+    case 9: return label_value<int32_t>(p.labels, i);
+    case 16: return label_value<uint64_t>(p.labels, i);
+    default: return label_value<int64_t>(p.labels, i);
   }
+}
+// A label as a column of the logits, or −1 where it is ignored, not a class, or a class of another slice.
+inline int64_t column_of(const Problem& p, int64_t label) {
+  const uint64_t column = uint64_t(label) - uint64_t(p.first);
+  return column < uint64_t(p.cols) ? int64_t(column) : -1;
 }
 template <class A> double class_weight(const Problem& p, int64_t j) {
   return p.class_weight ? double(static_cast<const A*>(p.class_weight)[j]) : 1.0;
 }
 template <class A> double value_at(const Problem& p, int64_t at) {
   A v;
-  read_values<A>(p.values, p.value_type, at, 1, &v);
+  read_values<A>(p.values, p.value_storage, at, 1, &v);
   return v;
 }
-// Each target of row i with its value: f(column, value).
+// Each target of row i among the columns of the logits, with its value: f(column, value).
 template <class A, class F> void each_target(const Problem& p, int64_t i, F f) {
-  if (p.target == Target::index) f(label_at(p, i * p.label_stride), 1.0);
-  if (p.target == Target::sparse)
+  if (p.target == TargetKind::labels)
+    if (const int64_t j = column_of(p, label_at(p, i * p.label_stride)); j >= 0) f(j, 1.0);
+  if (p.target == TargetKind::sparse)
     for (int64_t r = 0; r < p.width; ++r)
-      if (const int64_t j = label_at(p, i * p.label_stride + r); j >= 0) f(j, value_at<A>(p, i * p.value_stride + r));
+      if (const int64_t j = column_of(p, label_at(p, i * p.label_stride + r)); j >= 0)
+        f(j, value_at<A>(p, i * p.value_stride + r));
 }
 
 // to_j = soft·w_j y_j + smooth·w_j over a tile: what the gradient subtracts, and what the loss dots with.
@@ -155,8 +191,8 @@ template <class T, class A = Arithmetic<T>>
 void target_tile(const Problem& p, int64_t i, const T* x, int64_t col, int64_t n, double soft, double smooth, A* to) {
   const A* w = p.class_weight ? static_cast<const A*>(p.class_weight) + col : nullptr;
   const A a = A(soft), b = A(smooth);
-  if (p.target == Target::dense && soft != 0) {
-    read_values<A>(p.values, p.value_type, i * p.value_stride + col, n, to);
+  if (p.target == TargetKind::dense && soft != 0) {
+    read_values<A>(p.values, p.value_storage, i * p.value_stride + col, n, to);
     for (int64_t j = 0; j < n; ++j) to[j] = a * to[j];
   } else {
     for (int64_t j = 0; j < n; ++j) to[j] = 0;
@@ -177,7 +213,7 @@ void target_tile(const Problem& p, int64_t i, const T* x, int64_t col, int64_t n
 // --- statistics ----------------------------------------------------------------------------------------------------
 
 inline void merge_one(double k, Statistics& a, const Statistics& b) {
-  const double sign = k < 0 ? -1 : 1, masked = -sign * infinity<double>;
+  const double sign = std::signbit(k) ? -1 : 1, masked = -sign * infinity<double>;
   const double peak = sign * max_of(sign * a.peak, sign * b.peak);
   const auto shifted = [&](Statistics s) {
     if (s.peak == masked || s.peak == peak) return s;
@@ -185,13 +221,16 @@ inline void merge_one(double k, Statistics& a, const Statistics& b) {
     if (s.smooth_mass != 0) s.smooth_dot += s.smooth_mass * d;
     if (s.target_mass != 0) s.target_dot += s.target_mass * d;
     if (s.plain_mass != 0) s.plain_dot += s.plain_mass * d;
-    s.moment = scale == 0 ? 0 : scale * (s.moment + s.sum * d);
-    s.sum *= scale;
+    const double sum = s.at_peak + s.rest;
+    s.moment = scale == 0 ? 0 : scale * (s.moment + sum * d);
+    s.rest = scale * sum;
+    s.at_peak = 0;
     return s;
   };
   const Statistics l = shifted(a), r = shifted(b);
   a.peak = peak;
-  a.sum = l.sum + r.sum;
+  a.at_peak = l.at_peak + r.at_peak;
+  a.rest = l.rest + r.rest;
   a.moment = l.moment + r.moment;
   a.smooth_mass = l.smooth_mass + r.smooth_mass;
   a.smooth_dot = l.smooth_dot + r.smooth_dot;
@@ -203,28 +242,41 @@ inline void merge_one(double k, Statistics& a, const Statistics& b) {
   if (r.best > l.best) a.best = r.best, a.argmax = r.argmax;
   a.rank = l.rank + r.rank;
 }
+inline double sum_of(const Statistics& s) { return s.at_peak + s.rest; }
 inline double distance_scale(const Problem& p) { return p.softcap ? 1.0 : p.scale / p.temperature; }
+inline double masked_peak(double k) { return (std::signbit(k) ? 1 : -1) * infinity<double>; }
 inline Statistics nothing(double k) {
   Statistics s = {};
-  s.peak = (k < 0 ? 1 : -1) * infinity<double>;
+  s.peak = masked_peak(k);
   s.best = -infinity<double>;
   s.argmax = -1;
   return s;
 }
 
+// By-products that cost a loop.
+struct Wanted {
+  bool moment, best, rank, plain;  // plain: the target's own log-probability
+};
+inline bool has_rank(const Problem& p) { return p.target == TargetKind::labels && p.classes == p.cols; }
+inline Wanted all_wanted(const Problem& p) { return {true, true, has_rank(p), true}; }
+inline Wanted wanted(const Problem& p, const Outputs& out) {
+  const bool bends = p.has_upstream && p.entropy_upstream && (out.grad || out.along || out.slope);
+  return {out.entropy || bends, out.argmax != nullptr, out.rank && has_rank(p), out.log_prob != nullptr};
+}
+
 // One tile: `x` is the storage, `z` what the loops read (the storage, or the transformed scratch).
 template <class T, class Z, class A = Arithmetic<T>>
-Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, int64_t col, int64_t n, bool by_products,
+Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, int64_t col, int64_t n, Wanted want,
                            A* kept = nullptr) {
   const Distance<A> u(p);
   Statistics s = nothing(u.k);
   const bool unit = u.k == A(1);
   const A top = unit ? find_peak<Z, true>(z, n, u) : find_peak<Z, false>(z, n, u), peak = u.reference(top);
   s.peak = top;
-  if (kept) sum_exp<Z, true, false, true>(z, n, u, peak, s.sum, s.moment, kept);
-  else if (by_products) sum_exp<Z, false, true>(z, n, u, peak, s.sum, s.moment);
-  else if (unit) sum_exp<Z, true, false>(z, n, u, peak, s.sum, s.moment);
-  else sum_exp<Z, false, false>(z, n, u, peak, s.sum, s.moment);
+  if (kept) sum_exp<Z, true, false, true>(z, n, u, peak, s, kept);
+  else if (want.moment) sum_exp<Z, false, true>(z, n, u, peak, s);
+  else if (unit) sum_exp<Z, true, false>(z, n, u, peak, s);
+  else sum_exp<Z, false, false>(z, n, u, peak, s);
 
   A w[tile];
   if (p.smoothing != 0) {
@@ -238,32 +290,30 @@ Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, 
       dot_distance<Z, false>(z, w, n, u, peak, s.smooth_mass, s.smooth_dot);
     }
   }
-  if (p.target == Target::dense) {
+  if (p.target == TargetKind::dense) {
     target_tile<T>(p, i, x, col, n, 1.0, 0.0, w);
     dot_distance<Z, true>(z, w, n, u, peak, s.target_mass, s.target_dot);
     s.plain_mass = s.target_mass, s.plain_dot = s.target_dot;
-    if (by_products && p.class_weight) {
-      read_values<A>(p.values, p.value_type, i * p.value_stride + col, n, w);
+    if (want.plain && p.class_weight) {
+      read_values<A>(p.values, p.value_storage, i * p.value_stride + col, n, w);
       dot_distance<Z, true>(z, w, n, u, peak, s.plain_mass, s.plain_dot);
     }
   }
-  if (by_products) {
-    const A sign = p.scale < 0 ? A(-1) : A(1);
+  const A sign = p.scale < 0 ? A(-1) : A(1);
+  if (want.best) {
     Distance<A> raw(p);
     raw.sign = sign, raw.masked = -sign * infinity<A>;
-    const A best = p.softcap ? find_peak<T, false>(x, n, raw) : top;
-    s.best = sign * best;
-    if (p.target == Target::index) {
-      const T* row = x - col;
-      s.rank = count_beyond<T>(x, n, sign, A(widen(row[label_at(p, i * p.label_stride)])));
-    }
+    s.best = sign * (p.softcap ? find_peak<T, false>(x, n, raw) : top);
   }
+  if (want.rank)
+    if (const int64_t y = column_of(p, label_at(p, i * p.label_stride)); y >= 0)
+      s.rank = count_beyond<T>(x, n, sign, A(widen((x - col)[y])));
   return s;
 }
 
 // One panel of row i, with the targets that lie in it.
 template <class T, class A = Arithmetic<T>>
-Statistics panel_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi, bool by_products, A* kept = nullptr) {
+Statistics panel_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi, Wanted want, A* kept = nullptr) {
   const T* row = static_cast<const T*>(p.logits) + i * p.stride;
   const double k = distance_scale(p);
   Statistics s = nothing(k);
@@ -273,15 +323,15 @@ Statistics panel_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi,
     Statistics t;
     if (p.softcap) {
       transform_tile<T>(p, row + col, n, z);
-      t = tile_statistics<T, A>(p, i, row + col, z, col, n, by_products);
+      t = tile_statistics<T, A>(p, i, row + col, z, col, n, want);
     } else {
-      t = tile_statistics<T, T>(p, i, row + col, row + col, col, n, by_products, kept);
+      t = tile_statistics<T, T>(p, i, row + col, row + col, col, n, want, kept);
     }
-    if (by_products && t.best > s.best) {  // a search, thus only where the tile has a new maximum
+    if (want.best && t.best > s.best) {  // a search, thus only where the tile has a new maximum
       const A sign = p.scale < 0 ? A(-1) : A(1);
       int64_t j = 0;
-      while (double(sign * A(widen(row[col + j]))) != t.best) ++j;
-      t.argmax = col + j;
+      while (j + 1 < n && double(sign * A(widen(row[col + j]))) != t.best) ++j;
+      t.argmax = p.first + col + j;
     }
     if (col == lo) s = t; else merge_one(k, s, t);
   }
@@ -300,48 +350,60 @@ Statistics panel_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi,
 }
 
 template <class T>
-Statistics range_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi, bool by_products) {
-  Statistics s = panel_statistics<T>(p, i, lo, min_of<int64_t>(lo + panel, hi), by_products);
+Statistics range_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi, Wanted want) {
+  Statistics s = panel_statistics<T>(p, i, lo, min_of<int64_t>(lo + panel, hi), want);
   for (int64_t col = lo + panel; col < hi; col += panel)
-    merge_one(distance_scale(p), s, panel_statistics<T>(p, i, col, min_of<int64_t>(col + panel, hi), by_products));
+    merge_one(distance_scale(p), s, panel_statistics<T>(p, i, col, min_of<int64_t>(col + panel, hi), want));
   return s;
 }
 
 // --- from statistics to the loss and the coefficients of the gradient ----------------------------------------------
 
-inline double row_weight(const Problem& p, int64_t i) {
-  if (p.has_ignore && p.target == Target::index && label_at(p, i * p.label_stride) == p.ignore_index) return 0.0;
+inline double row_weight(const Problem& p, int64_t i, int64_t label) {
+  if (p.has_ignore && label == p.ignore_index) return 0.0;
   return p.row_weight ? p.row_weight[i] : 1.0;
 }
+inline double row_weight(const Problem& p, int64_t i) {
+  if (!p.has_ignore || p.target != TargetKind::labels) return p.row_weight ? p.row_weight[i] : 1.0;
+  return row_weight(p, i, label_at(p, i * p.label_stride));
+}
 
-struct Row {  // ∂ℓ/∂u_j = mass·S_j − soft·w_j y_j − smooth·w_j, all times the row's factor
+struct Row {  // G_j = ∂ℓ/∂u_j = (mass − bend·d_j) S_j − soft·w_j y_j − smooth·w_j
   double lse, log_sum, loss;
-  double mass, soft, smooth;
-  double z;  // 2 λ times the row's factor of the z-loss
+  double mass, bend, soft, smooth;
+  double z;      // 2 λ times the row's factor of the z-loss
+  double total;  // Σ_j G_j
 };
 
-inline Row finish_row(const Problem& p, const Statistics& s, double weight) {
+inline Row finish_row(const Problem& p, const Statistics& s, double weight, int64_t i) {
   const double k = distance_scale(p);
-  const bool void_row = s.peak == (k < 0 ? 1 : -1) * infinity<double>;
+  const double others = s.rest + (s.at_peak - 1);  // Σ exp d is 1 + others
   Row r;
-  r.log_sum = void_row ? std::numeric_limits<double>::quiet_NaN() : std::log(s.sum);
+  if (s.peak == masked_peak(k)) r.log_sum = std::numeric_limits<double>::quiet_NaN();
+  else r.log_sum = others < 1 ? std::log1p(others) : std::log(1 + others);
   r.lse = s.peak * k + r.log_sum;
   const double ce = weight * p.ce_factor, z = weight * p.z_factor;
-  const double share = p.smoothing == 0 ? 0 : p.smoothing / (p.finite_only ? s.finite : double(p.cols));
+  const double share = p.smoothing == 0 ? 0 : p.smoothing / (p.finite_only ? s.finite : double(p.classes));
   const double mass = (1 - p.smoothing) * s.target_mass + share * s.smooth_mass;
   double dot = 0;
   if (p.smoothing != 1) dot += (1 - p.smoothing) * s.target_dot;
   if (share != 0) dot += share * s.smooth_dot;
   r.loss = ce * (mass * r.log_sum - dot);
-  r.z = 0;
-  r.mass = ce * mass;
+  r.z = r.total = r.bend = 0;
   if (p.z_loss != 0) {
     r.loss += z * p.z_loss * r.lse * r.lse;
     r.z = 2 * p.z_loss * z;
-    r.mass += r.z * r.lse;
+    r.total = r.z * r.lse;
   }
-  r.soft = ce * (1 - p.smoothing);
-  r.smooth = ce * share;
+  double g = ce;  // of the cross-entropy
+  if (p.has_upstream) {
+    const auto at = [&](const double* upstream) { return upstream ? upstream[i] : 0.0; };
+    g = at(p.ce_upstream), r.total = at(p.lse_upstream), r.bend = at(p.entropy_upstream);
+  }
+  r.mass = g * mass + r.total;
+  if (r.bend != 0) r.mass += r.bend * (s.moment / sum_of(s));
+  r.soft = g * (1 - p.smoothing);
+  r.smooth = g * share;
   return r;
 }
 
@@ -350,11 +412,11 @@ inline void write_outputs(const Problem& p, const Outputs& out, const Statistics
   if (out.loss) out.loss[i] = r.loss;
   if (out.lse) out.lse[i] = r.lse;
   if (out.log_prob)
-    out.log_prob[i] = p.target == Target::none ? std::numeric_limits<double>::quiet_NaN()
+    out.log_prob[i] = p.target == TargetKind::none ? std::numeric_limits<double>::quiet_NaN()
                                                : s.plain_dot - s.plain_mass * r.log_sum;
   if (out.argmax) out.argmax[i] = none ? -1 : s.argmax;
-  if (out.rank) out.rank[i] = none || p.target != Target::index ? -1 : s.rank;
-  if (out.entropy) out.entropy[i] = none ? std::numeric_limits<double>::quiet_NaN() : r.log_sum - s.moment / s.sum;
+  if (out.rank) out.rank[i] = none || !has_rank(p) ? -1 : s.rank;
+  if (out.entropy) out.entropy[i] = none ? std::numeric_limits<double>::quiet_NaN() : r.log_sum - s.moment / sum_of(s);
 }
 inline void write_ignored(const Outputs& out, int64_t i) {
   const double nan = std::numeric_limits<double>::quiet_NaN();
@@ -429,55 +491,115 @@ void gradient_kept(const A* e, int64_t n, A c, A constant, T* to, bool streaming
     part(head + j, count, count == block<A>);
   });
 }
+// Under a softcap, with an upstream of the entropy, or with sums: G of a tile as it is defined.  g_j = G_j is multiplied by
+// ∂u/∂o on its way to `to`, which may be nullptr.  x: the storage behind z.
+struct Sums {
+  double along, slope;
+};
+template <bool Sum, class T, class Z, class A = Arithmetic<T>>
+Sums bent_tile(const Problem& p, const T* x, const Z* z, int64_t n, Distance<A> u, A peak, A c, A bend, A constant,
+               const A* sub, T* to) {
+  const V<A> lowest = splat<A>(2 * Simd<A>::exp_min);  // exp is 0 there: what −inf counts as
+  const A flat = A(p.scale / p.temperature);
+  Pack<A, 4> along = {}, slopes = {};
+  each_block<A>(n, [&](int64_t j, int64_t count) FORCE_INLINE {
+    const Pack<A, 4> v = read<A>(z + j, count, u.masked), d = (v - peak) * u.k;
+    const Pack<A, 4> near = map(d, [&](V<A> w) FORCE_INLINE { return max_of(lowest, w); });
+    Pack<A, 4> g = exp_of(d) * (near * -bend + c);
+    g = sub ? g - read<A>(sub + j, count, A(0)) : g - constant;
+    Pack<A, 4> slope, curve;
+    if (p.softcap) cap_slopes(p, v, slope, curve);
+    if (Sum) {
+      Pack<A, 4> gd = g * d;
+      for (int q = 0; q < 4; ++q) gd.v[q] = d.v[q] == -infinity<A> ? V<A>{} : gd.v[q];
+      along = along + gd;
+      if (p.softcap) {
+        Pack<A, 4> go = g * slope * read<A>(x + j, count, A(0));
+        for (int q = 0; q < 4; ++q) go.v[q] = d.v[q] == -infinity<A> ? V<A>{} : go.v[q];
+        slopes = slopes + go;
+      }
+    }
+    if (to) write(to + j, p.softcap ? g * slope : g * flat, count);
+  });
+  return {double(sum_pack(along)), double(sum_pack(slopes))};
+}
+// Whether a loss and its gradient by the logits are all there is to compute.
+inline bool is_plain(const Problem& p, const Outputs& out) {
+  const Wanted want = wanted(p, out);
+  return !(want.moment || want.best || out.rank || want.plain || out.along || out.slope);
+}
 inline bool keeps(const Problem& p, const Outputs& out) {
-  return out.grad && p.cols <= tile && p.target == Target::index && !p.softcap && p.scale == p.temperature &&
-         !(p.smoothing != 0 && (p.class_weight || p.finite_only)) && !wants_by_products(out);
+  return out.grad && p.cols <= tile && p.target == TargetKind::labels && !p.softcap && p.scale == p.temperature &&
+         !(p.smoothing != 0 && (p.class_weight || p.finite_only)) && is_plain(p, out);
 }
 
+// The gradient of columns [lo, hi) of row i, and the sums over them.
 template <class T, class A = Arithmetic<T>>
-void row_gradient(const Problem& p, int64_t i, const Statistics& s, double weight, const T* row, int64_t lo, int64_t hi,
-                  T* to, bool streaming, const T* ahead, const A* kept = nullptr) {
+void row_gradient(const Problem& p, const Outputs& out, int64_t i, const Statistics& s, double weight, int64_t lo, int64_t hi,
+                  const T* ahead, const A* kept = nullptr) {
+  const T* row = static_cast<const T*>(p.logits) + i * p.stride;
+  T* to = out.grad ? static_cast<T*>(out.grad) + i * out.grad_stride : nullptr;
   if (weight == 0) {
-    for (int64_t j = lo; j < hi; ++j) narrow(A(0), to + j);
+    for (int64_t j = lo; to && j < hi; ++j) narrow(A(0), to + j);
+    if (out.along) out.along[i] = 0;
+    if (out.slope) out.slope[i] = 0;
     return;
   }
-  const Row r = finish_row(p, s, weight);
+  const Row r = finish_row(p, s, weight, i);
   const Distance<A> u(p);
   const A peak = A(s.peak);
-  const double c = s.peak == double(u.masked) ? std::numeric_limits<double>::quiet_NaN() : r.mass / s.sum;
+  const double c = s.peak == double(u.masked) ? std::numeric_limits<double>::quiet_NaN() : r.mass / sum_of(s);
   const double k = p.softcap ? 1.0 : p.scale / p.temperature;  // du/do of a softcap comes per column
-  const bool one_by_one = p.target == Target::index && !(p.class_weight && p.smoothing != 0) && !p.softcap;
-  const bool by_tile = !(one_by_one || p.target == Target::none) || (p.finite_only && p.smoothing != 0) || p.softcap;
+  const double bend = r.bend / sum_of(s);
+  const bool sums = out.along || out.slope, bent = sums || r.bend != 0 || p.softcap;
+  const bool one_by_one = p.target == TargetKind::labels && !(p.class_weight && p.smoothing != 0) && !p.softcap;
+  const bool by_tile = !(one_by_one || p.target == TargetKind::none) || (p.finite_only && p.smoothing != 0) || p.softcap;
   // The single target is read before the row may be written over, and its gradient rounded once, at the end.
-  const int64_t y = p.target == Target::index ? label_at(p, i * p.label_stride) : -1;
-  double own = 0;
-  if (!by_tile && y >= lo && y < hi)
-    own = k * (c * double(exp_scalar<A>((A(widen(row[y])) - peak) * u.k)) -
-               (r.soft + r.smooth) * class_weight<A>(p, y));
+  int64_t y = p.target == TargetKind::labels && !by_tile ? column_of(p, label_at(p, i * p.label_stride)) : -1;
+  if (y < lo || y >= hi) y = -1;
+  double own = 0, own_distance = 0, own_share = 0;
+  if (y >= 0) {
+    const A d = (A(widen(row[y])) - peak) * u.k, e = exp_scalar<A>(d);
+    own_distance = double(d), own_share = r.soft * class_weight<A>(p, y);
+    own = k * (e == 0 ? c * 0 - own_share - r.smooth * class_weight<A>(p, y)
+                      : double(e) * (c - bend * own_distance) - own_share - r.smooth * class_weight<A>(p, y));
+  }
   if (kept) {
-    gradient_kept<T>(kept, hi - lo, A(k * c), A(k * r.smooth), to, streaming, ahead);
-    if (y >= lo && y < hi) narrow(A(own), to + y);
+    gradient_kept<T>(kept, hi - lo, A(k * c), A(k * r.smooth), to, out.stream, ahead);
+    if (y >= 0) narrow(A(own), to + y);
     return;
   }
   A z[tile], sub[tile];
+  const double f = bent ? 1.0 : k;
+  // What all columns share, Σ G times the peak, goes with the first of them; panels add up in their order.
+  const bool shares = p.first + lo == 0 && r.total != 0;
+  Sums total = {shares ? r.total * s.peak * distance_scale(p) : 0.0, 0.0}, part = {};
   for (int64_t col = lo; col < hi; col += tile) {
     const int64_t n = min_of<int64_t>(tile, hi - col);
-    if (by_tile) target_tile<T>(p, i, row + col, col, n, k * r.soft, k * r.smooth, sub);
-    if (!p.softcap) {
-      gradient_tile<T>(row + col, n, u, peak, A(k * c), A(k * r.smooth), by_tile ? sub : nullptr, to + col, streaming,
-           ahead ? ahead + col : nullptr);
+    if (by_tile) target_tile<T>(p, i, row + col, col, n, f * r.soft, f * r.smooth, sub);
+    const A* less = by_tile ? sub : nullptr;
+    if (!bent) {
+      gradient_tile<T>(row + col, n, u, peak, A(k * c), A(k * r.smooth), less, to + col, out.stream, ahead ? ahead + col : nullptr);
       continue;
     }
-    transform_tile<T>(p, row + col, n, z);
-    each_block<A>(n, [&](int64_t j, int64_t part) FORCE_INLINE {
-      const Pack<A, 4> v = read<A>(z + j, part, u.masked);
-      Pack<A, 4> slope, curve;
-      cap_slopes(p, v, slope, curve);
-      const Pack<A, 4> g = fma(exp_of(v - peak), A(c), read<A>(sub + j, part, A(0)) * A(-1));
-      write(to + col + j, g * slope, part);
-    });
+    const auto run = [&](const auto* v) {
+      const auto f = sums ? bent_tile<true, T, std::decay_t<decltype(*v)>> : bent_tile<false, T, std::decay_t<decltype(*v)>>;
+      return f(p, row + col, v, n, u, peak, A(c), A(bend), A(r.smooth), less, to ? to + col : nullptr);
+    };
+    if (p.softcap) transform_tile<T>(p, row + col, n, z);
+    const Sums found = p.softcap ? run(static_cast<const A*>(z)) : run(row + col);
+    part.along += found.along, part.slope += found.slope;
+    if (y >= col && y < col + n && own_distance != -infinity<double>) part.along -= own_share * own_distance;
+    if ((col + n - lo) % panel == 0 || col + n == hi) {
+      total.along += part.along, total.slope += part.slope;
+      part = {};
+    }
   }
-  if (!by_tile && y >= lo && y < hi) narrow(A(own), to + y);
+  if (y >= 0 && to) narrow(A(own), to + y);
+  if (!sums) return;
+  if (c != c) total.along = total.slope = c;
+  if (out.along) out.along[i] = total.along;
+  if (out.slope) out.slope[i] = (p.softcap ? total.slope : total.along) / p.scale;
 }
 
 // --- few classes: the lanes of a vector are rows -------------------------------------------------------------------
@@ -485,7 +607,21 @@ void row_gradient(const Problem& p, int64_t i, const Statistics& s, double weigh
 constexpr int64_t narrow_cols = 32;
 
 inline bool is_narrow(const Problem& p, const Outputs& out) {
-  return p.cols <= narrow_cols && p.target == Target::index && !p.softcap && p.smoothing == 0 && !wants_by_products(out);
+  return p.cols <= narrow_cols && p.target == TargetKind::labels && !p.softcap && p.smoothing == 0 && p.classes == p.cols &&
+         is_plain(p, out);
+}
+
+// Adds exponentials to the sum of the others or, those of the peak, to their number.
+template <class A> FORCE_INLINE inline void add_exp(V<A> e, V<A>& rest, I<A>& tops) {
+  tops -= e == A(1);
+  rest += e == A(1) ? V<A>{} : e;
+}
+// log(1 + others) with sum = 1 + others, or NaN.  The quotient is how much the rounding of the sum has taken away.
+template <class A> inline V<A> log1p_of(V<A> others, V<A> sum) {
+  alignas(64) A logs[lanes<A>];
+  store(logs, sum);
+  for (int64_t r = 0; r < lanes<A>; ++r) logs[r] = std::log(logs[r]);
+  return sum == A(1) ? others : load(logs) * (others / (sum - A(1)));
 }
 
 template <class T, class A = Arithmetic<T>>
@@ -493,45 +629,53 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
   constexpr int64_t L = lanes<A>;
   const Distance<A> u(p);
   const int64_t cols = p.cols;
+  const bool told = p.has_upstream;
   const A ce = A(p.ce_factor), z = A(p.z_loss * p.z_factor), none = std::numeric_limits<A>::quiet_NaN();
   alignas(64) A x[narrow_cols * L];  // columns
-  alignas(64) A weight[L], class_share[L], own[L], own_exp[L], sums[L], loss[L], lse[L], target[L];
+  alignas(64) A weight[L], open[L], class_share[L], own[L], own_exp[L], loss[L], lse[L], target[L], by_ce[L], by_lse[L];
   int64_t label[L];
   for (int64_t first = lo; first < hi; first += L) {
     const int64_t count = min_of(L, hi - first);  // the last block repeats its last row
     to_columns(static_cast<const T*>(p.logits) + first * p.stride, p.stride, count, cols, x);
     for (int64_t r = 0; r < L; ++r) {
       const int64_t i = first + min_of(r, count - 1);
-      weight[r] = A(row_weight(p, i));
-      label[r] = weight[r] == 0 ? 0 : label_at(p, i * p.label_stride);
+      const int64_t y = label_at(p, i * p.label_stride);
+      const double a = row_weight(p, i, y);
+      weight[r] = A(a), open[r] = A(a != 0);
+      label[r] = max_of<int64_t>(column_of(p, y), 0);  // 0 also for an ignored row, of which nothing is used
+      by_ce[r] = told && p.ce_upstream ? A(p.ce_upstream[i]) : A(0);
+      by_lse[r] = told && p.lse_upstream ? A(p.lse_upstream[i]) : A(0);
       own[r] = x[label[r] * L + r];
       class_share[r] = p.class_weight ? static_cast<const A*>(p.class_weight)[label[r]] : A(1);
     }
-    V<A> peak = splat<A>(-infinity<A>), sum = {};
+    V<A> peak = splat<A>(-infinity<A>), rest = {};
+    I<A> tops = {};
     for (int64_t j = 0; j < cols; ++j) peak = max_of(load(x + j * L) * u.sign, peak);
     peak *= u.sign;
     each_block<A>(cols * L, [&](int64_t j, int64_t c) FORCE_INLINE {
       const Pack<A, 4> d = map(read<A>(x + j, c, u.masked), [&](V<A> v) FORCE_INLINE { return (v - peak) * u.k; });
       const Pack<A, 4> e = exp_of(d);
       write(x + j, e, c);
-      for (int q = 0; q < 4; ++q) sum += q * L < c ? e.v[q] : V<A>{};
+      for (int q = 0; q < 4; ++q) add_exp<A>(q * L < c ? e.v[q] : V<A>{}, rest, tops);
     });
-    sum = peak == u.masked ? splat<A>(none) : sum;
-    store(sums, sum);
+    const V<A> others = rest + __builtin_convertvector(tops - 1, V<A>);
+    const V<A> sum = peak == u.masked ? splat<A>(none) : others + A(1), log_sum = log1p_of<A>(others, sum);
     for (int64_t r = 0; r < L; ++r) own_exp[r] = x[label[r] * L + r];
-    for (int64_t r = 0; r < L; ++r) sums[r] = std::log(sums[r]);
-    const V<A> a = load(weight), log_sum = load(sums), y = load(own), share = a * ce * load(class_share);
-    const V<A> d = y == u.masked ? splat<A>(-infinity<A>) : (y - peak) * u.k, all = peak * u.k + log_sum;
-    V<A> l = share * (share == A(0) ? log_sum : log_sum - d), mass = share;
-    if (p.z_loss != 0) l += a * z * all * all, mass += A(2) * a * z * all;
+    const V<A> a = load(weight), kept = load(open), y = load(own), all = peak * u.k + log_sum;
+    const V<A> loss_share = a * ce * load(class_share), share = told ? load(by_ce) * load(class_share) : loss_share;
+    const V<A> d = y == u.masked ? splat<A>(-infinity<A>) : (y - peak) * u.k;
+    V<A> l = loss_share * (loss_share == A(0) ? log_sum : log_sum - d), mass = share;
+    if (p.z_loss != 0) l += a * z * all * all;
+    if (told) mass += load(by_lse);
+    else if (p.z_loss != 0) mass += A(2) * a * z * all;
     const V<A> scale = u.k * mass / sum, nothing = V<A>{};
-    store(loss, a == A(0) ? nothing : l);
-    store(lse, a == A(0) ? splat<A>(none) : all);
-    store(target, a == A(0) ? nothing : scale * load(own_exp) - u.k * share);
+    store(loss, kept == A(0) ? nothing : l);
+    store(lse, kept == A(0) ? splat<A>(none) : all);
+    store(target, kept == A(0) ? nothing : scale * load(own_exp) - u.k * share);
     if (out.loss) for (int64_t r = 0; r < count; ++r) out.loss[first + r] = loss[r];
     if (out.lse) for (int64_t r = 0; r < count; ++r) out.lse[first + r] = lse[r];
     if (!out.grad) continue;
-    for (int64_t j = 0; j < cols; ++j) store(x + j * L, a == A(0) ? nothing : load(x + j * L) * scale);
+    for (int64_t j = 0; j < cols; ++j) store(x + j * L, kept == A(0) ? nothing : load(x + j * L) * scale);
     T* to = static_cast<T*>(out.grad) + first * out.grad_stride;
     from_columns(x, count, cols, to, out.grad_stride);
     for (int64_t r = 0; r < count; ++r) narrow(target[r], to + r * out.grad_stride + label[r]);
@@ -543,24 +687,23 @@ void narrow_distribution(const Problem& p, bool logarithm, void* out, int64_t ou
   constexpr int64_t L = lanes<A>;
   const Distance<A> u(p);
   alignas(64) A x[narrow_cols * L];
-  alignas(64) A sums[L];
   for (int64_t first = lo; first < hi; first += L) {
     const int64_t count = min_of(L, hi - first);
     to_columns(static_cast<const T*>(p.logits) + first * p.stride, p.stride, count, p.cols, x);
-    V<A> peak = splat<A>(-infinity<A>), sum = {};
+    V<A> peak = splat<A>(-infinity<A>), rest = {};
+    I<A> tops = {};
     for (int64_t j = 0; j < p.cols; ++j) peak = max_of(load(x + j * L) * u.sign, peak);
     peak *= u.sign;
     each_block<A>(p.cols * L, [&](int64_t j, int64_t c) FORCE_INLINE {
       const Pack<A, 4> d = map(read<A>(x + j, c, u.masked), [&](V<A> v) FORCE_INLINE { return (v - peak) * u.k; });
       const Pack<A, 4> e = exp_of(d);
       write(x + j, logarithm ? d : e, c);
-      for (int q = 0; q < 4; ++q) sum += q * L < c ? e.v[q] : V<A>{};
+      for (int q = 0; q < 4; ++q) add_exp<A>(q * L < c ? e.v[q] : V<A>{}, rest, tops);
     });
-    sum = peak == u.masked ? splat<A>(std::numeric_limits<A>::quiet_NaN()) : sum;
+    const V<A> others = rest + __builtin_convertvector(tops - 1, V<A>);
+    const V<A> sum = peak == u.masked ? splat<A>(std::numeric_limits<A>::quiet_NaN()) : others + A(1);
     if (logarithm) {
-      store(sums, sum);
-      for (int64_t r = 0; r < L; ++r) sums[r] = std::log(sums[r]);
-      const V<A> log_sum = load(sums);
+      const V<A> log_sum = log1p_of<A>(others, sum);
       for (int64_t j = 0; j < p.cols; ++j) store(x + j * L, load(x + j * L) - log_sum);
     } else {
       const V<A> inverse = A(1) / sum;
@@ -574,34 +717,40 @@ void narrow_distribution(const Problem& p, bool logarithm, void* out, int64_t ou
 
 template <class L> Totals label_totals(const Problem& p) {
   const L* labels = static_cast<const L*>(p.labels);
-  const bool plain = !p.class_weight && !p.row_weight && p.label_stride == 1 && p.target == Target::index;
+  const bool plain = !p.class_weight && !p.row_weight && p.label_stride == 1 && p.target == TargetKind::labels;
+  // Compared in the labels' own type: no value of another width or sign is mistaken for ignore_index.
+  const L ignored = L(p.ignore_index);
+  const bool ignores = p.has_ignore && int64_t(ignored) == p.ignore_index && (ignored < 0) == (p.ignore_index < 0);
   Totals t = {-1, 0, 0, 0};
   constexpr int64_t block = 4096;
   for (int64_t lo = 0; lo < p.rows; lo += block) {
     const int64_t hi = min_of(lo + block, p.rows);
     if (plain) {  // without branches, so that it runs at the speed of memory
-      int64_t ignored = 0, wrong = 0;
+      int64_t skipped = 0, wrong = 0;
       for (int64_t i = lo; i < hi; ++i) {
-        const bool skip = p.has_ignore && int64_t(labels[i]) == p.ignore_index;
-        ignored += skip;
-        wrong += !skip && uint64_t(labels[i]) >= uint64_t(p.cols);
+        const bool skip = ignores && labels[i] == ignored;
+        skipped += skip;
+        wrong += !skip && uint64_t(int64_t(labels[i])) >= uint64_t(p.classes);
       }
       if (!wrong) {
-        t.kept += hi - lo - ignored;
+        t.kept += hi - lo - skipped;
         continue;
       }
     }
     for (int64_t i = lo; i < hi; ++i) {
       const double a = p.row_weight ? p.row_weight[i] : 1.0;
       double w = 1.0;
-      if (p.target == Target::index) {
-        const int64_t y = int64_t(labels[i * p.label_stride]);
-        if (p.has_ignore && y == p.ignore_index) continue;
-        if (uint64_t(y) >= uint64_t(p.cols)) return {i, 0, 0, 0};
-        w = p.type == Type::f64 ? class_weight<double>(p, y) : class_weight<float>(p, y);
+      if (p.target == TargetKind::labels) {
+        const L label = static_cast<const volatile L*>(labels)[i * p.label_stride];
+        if (ignores && label == ignored) continue;
+        if (uint64_t(int64_t(label)) >= uint64_t(p.classes)) return {i, 0, 0, 0};
+        const int64_t y = column_of(p, int64_t(label));
+        if (y >= 0) w = p.storage == Storage::float64 ? class_weight<double>(p, y) : class_weight<float>(p, y);
       } else {
-        for (int64_t r = 0; r < p.width; ++r)
-          if (const int64_t y = int64_t(labels[i * p.label_stride + r]); y < -1 || y >= p.cols) return {i, 0, 0, 0};
+        for (int64_t r = 0; r < p.width; ++r) {
+          const L y = labels[i * p.label_stride + r];
+          if (!(std::is_signed<L>::value && y == L(-1)) && uint64_t(int64_t(y)) >= uint64_t(p.classes)) return {i, 0, 0, 0};
+        }
       }
       t.kept += a != 0;
       t.total += a;
@@ -612,7 +761,7 @@ template <class L> Totals label_totals(const Problem& p) {
   return t;
 }
 Totals totals(const Problem& p) {
-  if (p.target == Target::none || p.target == Target::dense) {
+  if (p.target == TargetKind::none || p.target == TargetKind::dense) {
     Totals t = {-1, 0, 0, 0};
     for (int64_t i = 0; i < p.rows; ++i) {
       const double a = p.row_weight ? p.row_weight[i] : 1.0;
@@ -627,7 +776,8 @@ Totals totals(const Problem& p) {
     case 5: return label_totals<int16_t>(p);
     case 8: return label_totals<uint32_t>(p);
     case 9: return label_totals<int32_t>(p);
-    default: return label_totals<int64_t>(p);  // a uint64 above 2⁶³ reads negative: outside as well
+    case 16: return label_totals<uint64_t>(p);
+    default: return label_totals<int64_t>(p);
   }
 }
 
@@ -637,42 +787,39 @@ template <class T> void finish_range(const Problem& p, const Outputs& out, const
   for (int64_t i = lo; i < hi; ++i) {
     const double weight = row_weight(p, i);
     if (weight == 0) write_ignored(out, i);
-    else write_outputs(p, out, stats[i - lo], finish_row(p, stats[i - lo], weight), i);
+    else write_outputs(p, out, stats[i - lo], finish_row(p, stats[i - lo], weight, i), i);
   }
 }
 
 template <class T>
 void gradient_range(const Problem& p, const Outputs& out, const Statistics* stats, int64_t lo, int64_t hi, int64_t col_lo,
                     int64_t col_hi) {
-  for (int64_t i = lo; i < hi; ++i) {
-    const T* row = static_cast<const T*>(p.logits) + i * p.stride;
-    row_gradient<T>(p, i, stats[i - lo], row_weight(p, i), row, col_lo, col_hi,
-                    static_cast<T*>(out.grad) + i * out.grad_stride, out.stream, nullptr);
-  }
+  for (int64_t i = lo; i < hi; ++i)
+    row_gradient<T>(p, out, i, stats[i - lo], row_weight(p, i), col_lo, col_hi, nullptr);
 }
 
 template <class T> void rows_range(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
   if (is_narrow(p, out)) return narrow_rows<T>(p, out, lo, hi);
-  const bool by_products = wants_by_products(out), keep = keeps(p, out);
+  const Wanted want = wanted(p, out);
+  const bool keep = keeps(p, out);
   Arithmetic<T> kept[tile];
   for (int64_t i = lo; i < hi; ++i) {
     Statistics s = {};
     if (row_weight(p, i) != 0)
-      s = keep ? panel_statistics<T>(p, i, 0, p.cols, false, kept) : range_statistics<T>(p, i, 0, p.cols, by_products);
+      s = keep ? panel_statistics<T>(p, i, 0, p.cols, want, kept) : range_statistics<T>(p, i, 0, p.cols, want);
     finish_range<T>(p, out, &s, i, i + 1);
-    if (!out.grad) continue;
-    const T* row = static_cast<const T*>(p.logits) + i * p.stride;
-    row_gradient<T>(p, i, s, row_weight(p, i), row, 0, p.cols, static_cast<T*>(out.grad) + i * out.grad_stride, out.stream,
-                    i + 1 < hi ? row + p.stride : nullptr, keep ? kept : nullptr);
+    if (!out.grad && !out.along && !out.slope) continue;
+    const T* ahead = i + 1 < hi ? static_cast<const T*>(p.logits) + (i + 1) * p.stride : nullptr;
+    row_gradient<T>(p, out, i, s, row_weight(p, i), 0, p.cols, ahead, keep ? kept : nullptr);
   }
 }
 
 template <class T>
 void statistics_range(const Problem& p, int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi, bool by_products,
                       Statistics* out) {
+  const Wanted want = by_products ? all_wanted(p) : Wanted{};
   for (int64_t i = lo; i < hi; ++i)
-    out[i - lo] = row_weight(p, i) == 0 ? nothing(distance_scale(p))
-                                        : range_statistics<T>(p, i, col_lo, col_hi, by_products);
+    out[i - lo] = row_weight(p, i) == 0 ? nothing(distance_scale(p)) : range_statistics<T>(p, i, col_lo, col_hi, want);
 }
 
 void merge_range(const Problem& p, Statistics* into, const Statistics* from, int64_t count) {
@@ -697,9 +844,9 @@ void distribution_range(const Problem& p, bool logarithm, void* out, int64_t out
     if (p.cols <= narrow_cols && !p.softcap) return narrow_distribution<T>(p, logarithm, out, out_stride, lo, hi);
   const Distance<A> u(p);
   for (int64_t i = lo; i < hi; ++i) {
-    const Statistics s = range_statistics<T>(p, i, 0, p.cols, false);
-    const Row r = finish_row(p, s, 1.0);
-    const A peak = A(s.peak), log_sum = A(r.log_sum), c = r.log_sum != r.log_sum ? A(r.log_sum) : A(1 / s.sum);
+    const Statistics s = range_statistics<T>(p, i, 0, p.cols, {});
+    const Row r = finish_row(p, s, 1.0, i);
+    const A peak = A(s.peak), log_sum = A(r.log_sum), c = r.log_sum != r.log_sum ? A(r.log_sum) : A(1 / sum_of(s));
     T* to = static_cast<T*>(out) + i * out_stride;
     each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T*) {
       each_block<A>(n, [&](int64_t j, int64_t part) FORCE_INLINE {
@@ -724,12 +871,12 @@ void product_range(const Problem& p, const void* vector, int64_t vector_stride, 
       for (int64_t j = 0; j < p.cols; ++j) narrow(A(0), to + j);
       continue;
     }
-    const Statistics s = range_statistics<T>(p, i, 0, p.cols, false);
-    Row r = finish_row(p, s, weight);
-    const bool jacobian = p.target == Target::none;  // ∂S/∂o v: one D instead of two, and no ∂ℓ/∂u
+    const Statistics s = range_statistics<T>(p, i, 0, p.cols, {});
+    Row r = finish_row(p, s, weight, i);
+    const bool jacobian = p.target == TargetKind::none;  // ∂S/∂o v: one D instead of two, and no ∂ℓ/∂u
     if (jacobian) r.mass = weight;
     const A peak = A(s.peak);
-    const A inverse = s.peak == double(u.masked) ? std::numeric_limits<A>::quiet_NaN() : A(1 / s.sum);
+    const A inverse = s.peak == double(u.masked) ? std::numeric_limits<A>::quiet_NaN() : A(1 / sum_of(s));
     const auto slopes = [&](const auto& z, auto& slope, auto& curve) FORCE_INLINE {
       if (p.softcap) return cap_slopes(p, z, slope, curve);
       slope = map(z, [&](V<A>) FORCE_INLINE { return splat<A>(flat); });
@@ -746,7 +893,7 @@ void product_range(const Problem& p, const void* vector, int64_t vector_stride, 
       });
       along += sum_pack(dots);
     });
-    along /= s.sum;
+    along /= sum_of(s);
     const A mass = A(r.mass), mean = A(along), pull = A(r.z * along);
     each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T* x0) {
       if (p.softcap && !jacobian) target_tile<T>(p, i, x0, col, n, r.soft, r.smooth, sub);
@@ -830,7 +977,7 @@ void sparse_panel(const T* data, const I* indices, int64_t count, const I* last,
 
 template <class A, class T, class I, class D>
 void sparse_range(const T* data, const I* indices, const I* indptr, int64_t rows, const D* dense, int64_t stride,
-                  int64_t cols, A* out, int64_t out_stride) {
+                  int64_t readable, int64_t cols, A* out, int64_t out_stride) {
   constexpr int64_t L = lanes<A>, most = sizeof(D) == 2 && L == 8 ? 8 : 4;
   const I* last = indices + indptr[rows] - 1;
   for (int64_t i = 0; i < rows; ++i) {
@@ -842,7 +989,7 @@ void sparse_range(const T* data, const I* indices, const I* indptr, int64_t rows
       A* to = out + i * out_stride + col;
       const auto run = [&](auto n) {
         constexpr int N = decltype(n)::value;
-        if (sizeof(D) == 2 || width % L == 0 || col + N * L <= stride)
+        if (sizeof(D) == 2 || width % L == 0 || col + N * L <= readable)
           sparse_panel<N, true, A, T, I, D>(x, at, count, last, dense + col, stride, width, to);
         else if constexpr (sizeof(D) != 2)
           sparse_panel<N, false, A, T, I, D>(x, at, count, last, dense + col, stride, width, to);
@@ -877,19 +1024,19 @@ template <class I> bool sound(const I* indices, int64_t stored, const I* indptr,
 
 // --- storage types -------------------------------------------------------------------------------------------------
 
-template <class F> inline void with_storage(Type type, F f) {
+template <class F> inline void with_storage(Storage type, F f) {
   switch (type) {
-    case Type::f32: f(float{}); break;
-    case Type::f64: f(double{}); break;
-    case Type::bf16: f(Bf16{}); break;
-    case Type::f16: f(F16{}); break;
+    case Storage::float32: f(float{}); break;
+    case Storage::float64: f(double{}); break;
+    case Storage::bfloat16: f(Bf16{}); break;
+    case Storage::float16: f(F16{}); break;
   }
 }
 
 // The types of the linear layer: float32, or float64 from either.
-template <class F> inline void with_types(Type arithmetic, Type storage, F f) {
-  if (arithmetic == Type::f32) f(float{}, float{});
-  else storage == Type::f32 ? f(double{}, float{}) : f(double{}, double{});
+template <class F> inline void with_types(Storage arithmetic, Storage storage, F f) {
+  if (arithmetic == Storage::float32) f(float{}, float{});
+  else storage == Storage::float32 ? f(double{}, float{}) : f(double{}, double{});
 }
 
 inline void fence() {
@@ -903,38 +1050,38 @@ const Kernels kernels = {
     SOFTGRAD_VARIANT,
     totals,
     [](const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
-      with_storage(p.type, [&](auto t) { rows_range<decltype(t)>(p, out, lo, hi); });
+      with_storage(p.storage, [&](auto t) { rows_range<decltype(t)>(p, out, lo, hi); });
       if (out.stream) fence();
     },
     [](const Problem& p, int64_t lo, int64_t hi, int64_t col_lo, int64_t col_hi, bool by_products, Statistics* out) {
-      with_storage(p.type, [&](auto t) { statistics_range<decltype(t)>(p, lo, hi, col_lo, col_hi, by_products, out); });
+      with_storage(p.storage, [&](auto t) { statistics_range<decltype(t)>(p, lo, hi, col_lo, col_hi, by_products, out); });
     },
     merge_range,
     [](const Problem& p, const Outputs& out, const Statistics* stats, int64_t lo, int64_t hi) {
-      with_storage(p.type, [&](auto t) { finish_range<decltype(t)>(p, out, stats, lo, hi); });
+      with_storage(p.storage, [&](auto t) { finish_range<decltype(t)>(p, out, stats, lo, hi); });
     },
     [](const Problem& p, const Outputs& out, const Statistics* stats, int64_t lo, int64_t hi, int64_t col_lo,
        int64_t col_hi) {
-      with_storage(p.type, [&](auto t) { gradient_range<decltype(t)>(p, out, stats, lo, hi, col_lo, col_hi); });
+      with_storage(p.storage, [&](auto t) { gradient_range<decltype(t)>(p, out, stats, lo, hi, col_lo, col_hi); });
       if (out.stream) fence();
     },
     [](const Problem& p, bool logarithm, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
-      with_storage(p.type, [&](auto t) { distribution_range<decltype(t)>(p, logarithm, out, out_stride, lo, hi); });
+      with_storage(p.storage, [&](auto t) { distribution_range<decltype(t)>(p, logarithm, out, out_stride, lo, hi); });
     },
     [](const Problem& p, const void* vector, int64_t vector_stride, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
-      with_storage(p.type, [&](auto t) { product_range<decltype(t)>(p, vector, vector_stride, out, out_stride, lo, hi); });
+      with_storage(p.storage, [&](auto t) { product_range<decltype(t)>(p, vector, vector_stride, out, out_stride, lo, hi); });
     },
-    [](Type type, const void* prob, int64_t prob_stride, const double* weight, void* vector, int64_t vector_stride,
+    [](Storage type, const void* prob, int64_t prob_stride, const double* weight, void* vector, int64_t vector_stride,
        int64_t rows, int64_t cols) {
       const auto run = [&](auto t) {
         using A = decltype(t);
         curvature_range<A>(static_cast<const A*>(prob), prob_stride, weight, static_cast<A*>(vector), vector_stride, rows, cols);
       };
-      type == Type::f64 ? run(double{}) : run(float{});
+      type == Storage::float64 ? run(double{}) : run(float{});
     },
-    [](Type arithmetic, Type storage, Type of_dense, const void* data, const void* indices, int64_t stored,
-       const void* indptr, bool wide, int64_t rows, const void* dense, int64_t dense_rows, int64_t stride, int64_t cols,
-       void* out, int64_t out_stride) {
+    [](Storage arithmetic, Storage storage, Storage of_dense, const void* data, const void* indices, int64_t stored,
+       const void* indptr, bool wide, int64_t rows, const void* dense, int64_t dense_rows, int64_t stride,
+       int64_t readable, int64_t cols, void* out, int64_t out_stride) {
       const auto run = [&](auto a, auto t, auto i, auto d) {
         using A = decltype(a);
         using T = decltype(t);
@@ -943,11 +1090,11 @@ const Kernels kernels = {
         const I* at = static_cast<const I*>(indices);
         const I* ends = static_cast<const I*>(indptr);
         if (!sound(at, stored, ends, rows, dense_rows)) return false;
-        sparse_range<A, T, I, D>(static_cast<const T*>(data), at, ends, rows, static_cast<const D*>(dense), stride, cols,
+        sparse_range<A, T, I, D>(static_cast<const T*>(data), at, ends, rows, static_cast<const D*>(dense), stride, readable, cols,
                                  static_cast<A*>(out), out_stride);
         return true;
       };
-      if (of_dense == Type::bf16) return run(float{}, float{}, int32_t{}, Bf16{});
+      if (of_dense == Storage::bfloat16) return run(float{}, float{}, int32_t{}, Bf16{});
       bool good = false;
       with_types(arithmetic, storage, [&](auto a, auto t) { good = wide ? run(a, t, int64_t{}, a) : run(a, t, int32_t{}, a); });
       return good;
@@ -959,7 +1106,7 @@ const Kernels kernels = {
           to[j] = uint16_t((b + ((b & 0x7f800000u) == 0x7f800000u ? 0u : 0x8000u)) >> 16);
         }
     },
-    [](Type arithmetic, Type storage, const void* x, int64_t x_stride, int64_t rows, int64_t features, const void* weight,
+    [](Storage arithmetic, Storage storage, const void* x, int64_t x_stride, int64_t rows, int64_t features, const void* weight,
        int64_t weight_stride, const void* bias, int64_t cols, void* out, int64_t out_stride) {
       with_types(arithmetic, storage, [&](auto a, auto t) {
         using A = decltype(a);
@@ -968,7 +1115,7 @@ const Kernels kernels = {
                            static_cast<const A*>(bias), cols, static_cast<A*>(out), out_stride);
       });
     },
-    [](Type arithmetic, Type storage, const void* g, int64_t g_stride, int64_t cols, const void* x, int64_t x_stride,
+    [](Storage arithmetic, Storage storage, const void* g, int64_t g_stride, int64_t cols, const void* x, int64_t x_stride,
        int64_t rows, int64_t features, void* out, int64_t out_stride, double* column_sums) {
       with_types(arithmetic, storage, [&](auto a, auto t) {
         using A = decltype(a);

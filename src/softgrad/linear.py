@@ -8,20 +8,22 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from softgrad._core.arrays import FLOAT32, FLOAT64, Array, Rows, storage_of
-from softgrad._core.call import Outcome, PredictionStats, class_weights, reduce, refuse_useless, row_weights
-from softgrad._core.linear_tiles import Inputs, LinearGradients, contiguous, walk
+from softgrad._core.arrays import Array, LogitRows, storage_of
+from softgrad._core.backend import Storage
+from softgrad._core.call import Outcome, PredictionStats, reduce, refuse_useless
+from softgrad._core.linear_tiles import LinearGradients, LinearInputs, contiguous, walk
 from softgrad._core.options import LOSS, LossOptions, Options, documented, options_of
 from softgrad._core.products import NUMPY
-from softgrad._core.targets import Targets, as_targets
+from softgrad._core.targets import TargetArrays, as_targets
 from softgrad._core.threads import resolve_threads
+from softgrad._core.weights import class_weights, row_weights
 
 __all__ = ["LinearGradients", "linear_cross_entropy", "linear_cross_entropy_with_grad"]
 
 NAMES = ("x", "weight", "bias")
 
 
-def _inputs(x: Any, weight: Any, bias: Any) -> Inputs:
+def _inputs(x: Any, weight: Any, bias: Any) -> LinearInputs:
     x, weight = np.asarray(x), np.asarray(weight)
     if x.dtype.kind in "iu":
         x = x.astype(np.float64 if weight.dtype.kind in "iu" else weight.dtype)
@@ -46,15 +48,17 @@ def _inputs(x: Any, weight: Any, bias: Any) -> Inputs:
             )
     outer, classes = x.shape[:-1], weight.shape[0]
     flat = contiguous(x.reshape(int(np.prod(outer, dtype=np.int64)), x.shape[-1]))
-    compute = np.float64 if storage == FLOAT64 else np.float32
+    wide = storage is Storage.float64
+    compute = np.float64 if wide else np.float32
     unseen = np.broadcast_to(np.zeros((1, classes), compute), (len(flat), classes))
-    rows = Rows(unseen, FLOAT64 if storage == FLOAT64 else FLOAT32, (*outer, classes), len(outer), np.dtype(compute))
-    return Inputs(flat, contiguous(weight), bias, rows, compute)
+    kind = Storage.float64 if wide else Storage.float32
+    rows = LogitRows(unseen, kind, (*outer, classes), len(outer), np.dtype(compute))
+    return LinearInputs(flat, contiguous(weight), bias, rows, compute)
 
 
 def _walk(
-    inputs: Inputs,
-    targets: Targets,
+    inputs: LinearInputs,
+    targets: TargetArrays,
     options: Options,
     max_memory: int | None,
     n_threads: int,
@@ -64,7 +68,7 @@ def _walk(
     """Check the weights of a call, and walk."""
     refuse_useless(targets, options)
     weights = class_weights(options.class_weight, inputs.rows)
-    a = row_weights(options.sample_weight, inputs.rows)
+    a = row_weights(options.sample_weight, inputs.rows.outer)
     return walk(inputs, targets, options, weights, a, max_memory, n_threads, grads, stats, NUMPY)
 
 
@@ -194,7 +198,9 @@ def linear_cross_entropy_with_grad(
     return reduce(outcome, inputs.rows, checked), results
 
 
-def _results(inputs: Inputs, shape: tuple[int, ...], wanted: set[str], out: LinearGradients | None) -> LinearGradients:
+def _results(
+    inputs: LinearInputs, shape: tuple[int, ...], wanted: set[str], out: LinearGradients | None
+) -> LinearGradients:
     """The arrays that the caller gets."""
     dtype = inputs.x.dtype
     shapes = {"x": shape, "weight": inputs.weight.shape, "bias": inputs.weight.shape[:1]}
@@ -219,7 +225,7 @@ def _results(inputs: Inputs, shape: tuple[int, ...], wanted: set[str], out: Line
     return LinearGradients(*arrays)
 
 
-def _accumulators(inputs: Inputs, results: LinearGradients) -> LinearGradients:
+def _accumulators(inputs: LinearInputs, results: LinearGradients) -> LinearGradients:
     """Where the walk adds up: the results themselves, or float32 for half precision."""
     flat = None if results.x is None else results.x.reshape(inputs.x.shape)
     if not inputs.converts:

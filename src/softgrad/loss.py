@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from softgrad._core import backend
-from softgrad._core.arrays import BFLOAT16, STORAGE, Array, Output, as_rows, raw, same_rows
+from softgrad._core.arrays import STORAGE, Array, Output, as_rows, raw, same_rows
+from softgrad._core.backend import Storage
 from softgrad._core.call import PredictionStats, make_head, reduce, run, settle
 from softgrad._core.options import LOSS, TRANSFORM, LossOptions, Options, TransformOptions, documented, options_of
 from softgrad._core.schedule import run_rows
@@ -46,15 +47,13 @@ def _distribution(
 ) -> Array:
     if out is None and n_threads is None and axis == -1 and type(logits) is np.ndarray:
         # A small array that needs no preparation: a row of ten logits takes longer to prepare than to compute.
-        storage = STORAGE.get(logits.dtype, BFLOAT16)
-        if 0 < logits.size < INLINE_ELEMENTS and storage != BFLOAT16:
+        storage = STORAGE.get(logits.dtype)
+        if 0 < logits.size < INLINE_ELEMENTS and storage not in (None, Storage.bfloat16):
             flags = logits.flags
             if flags.c_contiguous and flags.aligned and logits.ndim:
                 result = np.empty_like(logits)
-                backend.kernels().distribute(
-                    logits, result, logits.shape[-1], storage, logarithm,
-                    options.logit_scale, options.softcap or 0.0, options.temperature,
-                )  # fmt: skip
+                record = None if options is _PLAIN else options.record()
+                backend.kernels().distribute(logits, result, storage, logarithm, record)
                 return result
     rows = as_rows(logits, axis)
     threads = resolve_threads(n_threads, rows.array.size)
@@ -194,8 +193,8 @@ def logsumexp(
     head = make_head(rows, NO_TARGETS, _transform_options("logsumexp", dict(options)))
     n, cols = rows.array.shape
     lse = np.empty(n)
-    results = backend.kernels().Results(n, cols, rows.storage, None, lse, None, None, None, None, None, False)
-    run_rows(lambda lo, hi: head.rows(results, lo, hi), n, cols, threads)
+    outputs = backend.kernels().Outputs(n, cols, rows.storage, lse=lse)
+    run_rows(lambda lo, hi: head.rows(outputs, lo, hi), n, cols, threads)
     return lse.reshape(rows.outer).astype(rows.result_dtype)[()]
 
 
@@ -363,7 +362,7 @@ def cross_entropy_hvp(
     result = Output(rows, out, may_alias=aliases)
     head = make_head(rows, prepared, checked)
     n, cols = rows.array.shape
-    if settle(head, rows, prepared, checked).void:
+    if settle(head, rows, prepared, checked).empty_mean:
         result.rows[...] = 0
     else:
         run_rows(lambda lo, hi: head.product(v, result.rows, lo, hi), n, cols, threads)

@@ -67,10 +67,22 @@ class Statistics(NamedTuple):
     """What a tile of columns says about its rows: enough for the loss, the gradient and the by-products."""
 
     maximum: Float  #: m = max u
-    sumexp: Float  #: s = Σ exp(u − m)
+    at_peak: Float  #: exp(0) = 1 for the column of the maximum (0 where all are masked; merged: how many tiles have it)
+    rest: Float  #: Σ exp(u − m) over the other columns
     mass: Float  #: t = Σ w y'
     dot: Float  #: q = Σ w y' (u − m), where 0·∞ counts as 0
     moment: Float  #: e = Σ exp(u − m)(u − m), for the entropy
+
+    @property
+    def sumexp(self) -> Float:
+        """``s = Σ exp(u − m)``."""
+        return self.at_peak + self.rest
+
+    @property
+    def log_sum(self) -> Float:
+        """``log s``, to full precision where it is near 0; NaN where the whole row is masked."""
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            return np.where(self.maximum == -np.inf, np.nan, np.log1p(self.rest + (self.at_peak - 1)))
 
 
 def row_statistics(u: Float, wy: Float) -> Statistics:
@@ -78,11 +90,18 @@ def row_statistics(u: Float, wy: Float) -> Statistics:
     m = u.max(axis=1, keepdims=True, initial=-np.inf)
     with np.errstate(invalid="ignore", over="ignore"):
         d = np.where(u == -np.inf, -np.inf, u - m)  # an all-masked tile keeps d = −inf: it adds nothing
-        e = np.exp(d)
-        s, t = e.sum(axis=1), wy.sum(axis=1)
+        e, t = np.exp(d), wy.sum(axis=1)
         q = np.where(wy == 0, 0.0, wy * d).sum(axis=1)
         moment = np.where(d == -np.inf, 0.0, e * d).sum(axis=1)
-    return Statistics(m[:, 0], s, t, q, moment)
+    return Statistics(m[:, 0], *_split(e), t, q, moment)
+
+
+def _split(e: Float) -> tuple[Float, Float]:
+    """The largest of each row of exponentials, and the sum of the others: log1p of that is a loss near 0."""
+    top = e.argmax(axis=-1)[..., None]
+    rest = e.copy()
+    np.put_along_axis(rest, top, 0.0, axis=-1)
+    return np.take_along_axis(e, top, axis=-1)[..., 0], rest.sum(axis=-1)
 
 
 def merge_statistics(a: Statistics, b: Statistics) -> Statistics:
@@ -94,16 +113,17 @@ def merge_statistics(a: Statistics, b: Statistics) -> Statistics:
             shift = np.where(x.maximum == -np.inf, -np.inf, x.maximum - m)
             scale = np.exp(shift)
             finite = np.where(np.isneginf(shift), 0.0, shift)
+            at_peak = np.where(x.maximum == m, x.at_peak, 0.0)
+            rest = np.where(x.maximum == m, x.rest, scale * x.sumexp)
             dot = x.dot + np.where(x.mass == 0, 0.0, x.mass * np.where(np.isneginf(x.maximum), 0.0, shift))
-            parts.append((x.sumexp * scale, x.mass, dot, scale * (x.moment + x.sumexp * finite)))
+            parts.append((at_peak, rest, x.mass, dot, scale * (x.moment + x.sumexp * finite)))
     return Statistics(m, *(p + q for p, q in zip(*parts, strict=True)))
 
 
 def loss_from_statistics(stats: Statistics) -> tuple[Float, Float]:
     """Cross-entropy ``t log s − q`` and ``lse = m + log s`` of each row; NaN where the whole row is masked."""
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        log_s = np.where(stats.maximum == -np.inf, np.nan, np.log(stats.sumexp))
-        return stats.mass * log_s - stats.dot, stats.maximum + log_s
+        return stats.mass * stats.log_sum - stats.dot, stats.maximum + stats.log_sum
 
 
 def gradient_from_statistics(u: Float, wy: Float, stats: Statistics, ce: ArrayLike = 1.0, z: ArrayLike = 0.0) -> Float:
@@ -251,8 +271,9 @@ def log_softmax(
     """``log S = (u − m) − log Σ exp(u − m)``, which does not lose the small differences that ``u − lse`` loses."""
     u = _transform(np.asarray(logits, dtype=np.float64), logit_scale, softcap, temperature)[0]
     with np.errstate(invalid="ignore", over="ignore"):
-        d = u - u.max(axis=axis, keepdims=True, initial=-np.inf)
-        return np.asarray(d - np.log(np.exp(d).sum(axis=axis, keepdims=True)))
+        d = np.moveaxis(u - u.max(axis=axis, keepdims=True, initial=-np.inf), axis, -1)
+        at_peak, rest = _split(np.exp(d))
+        return np.moveaxis(d - np.log1p(rest + (at_peak - 1))[..., None], -1, axis)
 
 
 def logsumexp(
@@ -267,7 +288,8 @@ def logsumexp(
     u = _transform(np.asarray(logits, dtype=np.float64), logit_scale, softcap, temperature)[0]
     m = u.max(axis=axis, keepdims=True, initial=-np.inf)
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(np.squeeze(m, axis) + np.log(np.exp(u - m).sum(axis=axis)))
+        at_peak, rest = _split(np.exp(np.moveaxis(u - m, axis, -1)))
+        return np.asarray(np.squeeze(m, axis) + np.log1p(rest + (at_peak - 1)))
 
 
 def cross_entropy(logits: ArrayLike, targets: Any, **options: Any) -> Any:
@@ -333,7 +355,7 @@ def prediction_stats(logits: ArrayLike, targets: Any = None, **options: Any) -> 
     stats = row_statistics(p.u, p.y)
     nll, lse = loss_from_statistics(stats)
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        entropy = np.log(stats.sumexp) - stats.moment / stats.sumexp
+        entropy = stats.log_sum - stats.moment / stats.sumexp
     entropy = np.where(np.isnan(lse), np.nan, entropy)
     key = p.o * np.sign(options.get("logit_scale", 1.0))
     sound = p.keep & ~np.isnan(lse)

@@ -54,17 +54,17 @@ inline double uniform() {  // xorshift: the same numbers everywhere
   return double(state >> 11) / 9007199254740992.0;
 }
 
-inline int size_of(Type t) { return t == Type::f32 ? 4 : t == Type::f64 ? 8 : 2; }
+inline int size_of(Storage t) { return t == Storage::float32 ? 4 : t == Storage::float64 ? 8 : 2; }
 
-inline void put(Type t, void* to, int64_t at, double x) {
+inline void put(Storage t, void* to, int64_t at, double x) {
   const float f = float(x);
   uint32_t b;
   std::memcpy(&b, &f, 4);
   switch (t) {
-    case Type::f32: static_cast<float*>(to)[at] = f; break;
-    case Type::f64: static_cast<double*>(to)[at] = x; break;
-    case Type::bf16: static_cast<uint16_t*>(to)[at] = uint16_t(x != x ? 0x7fc0 : b >> 16); break;
-    case Type::f16: {
+    case Storage::float32: static_cast<float*>(to)[at] = f; break;
+    case Storage::float64: static_cast<double*>(to)[at] = x; break;
+    case Storage::bfloat16: static_cast<uint16_t*>(to)[at] = uint16_t(x != x ? 0x7fc0 : b >> 16); break;
+    case Storage::float16: {
       const uint32_t sign = b >> 16 & 0x8000, e = b >> 23 & 0xff;  // truncation is good enough; small numbers become 0
       uint32_t h = x != x ? 0x7e00 : e >= 143 ? 0x7c00 : e <= 112 ? 0 : (e - 112) << 10 | (b >> 13 & 0x3ff);
       static_cast<uint16_t*>(to)[at] = uint16_t(sign | h);
@@ -73,12 +73,12 @@ inline void put(Type t, void* to, int64_t at, double x) {
 }
 
 // Equal bits, but one NaN is as good as another: its sign depends on where a loop started.
-inline bool same(Type t, const Block& a, const Block& b) {
+inline bool same(Storage t, const Block& a, const Block& b) {
   const size_t item = size_t(size_of(t));
   for (size_t at = 0; at < a.bytes; at += item) {
     uint64_t x = 0, y = 0;
     std::memcpy(&x, a.data + at, item), std::memcpy(&y, b.data + at, item);
-    const uint64_t inf = t == Type::f64 ? 0x7ffull << 52 : t == Type::f32 ? 0x7f800000 : t == Type::bf16 ? 0x7f80 : 0x7c00;
+    const uint64_t inf = t == Storage::float64 ? 0x7ffull << 52 : t == Storage::float32 ? 0x7f800000 : t == Storage::bfloat16 ? 0x7f80 : 0x7c00;
     const uint64_t magnitude = ~(1ull << (item * 8 - 1));
     if (x != y && !((x & magnitude) > inf && (y & magnitude) > inf)) return false;
   }

@@ -13,18 +13,18 @@ namespace {
 constexpr int64_t classes[] = {1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 20, 24, 26, 31, 33, 48, 52, 65, 100};
 constexpr int64_t features[] = {16, 17, 31, 33, 64, 200};
 constexpr int64_t counts[] = {0, 1, 2, 11, 12, 13, 25, 73};  // about the blocks of 12 rows, and more than a block of sums
-constexpr Type pairs[][2] = {{Type::f32, Type::f32}, {Type::f64, Type::f32}, {Type::f64, Type::f64}};  // and storage
+constexpr Storage pairs[][2] = {{Storage::float32, Storage::float32}, {Storage::float64, Storage::float32}, {Storage::float64, Storage::float64}};  // and storage
 constexpr int nan_bytes = 0xff;
 
 int64_t up_to(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
-double epsilon(Type t) { return t == Type::f64 ? DBL_EPSILON : FLT_EPSILON; }
+double epsilon(Storage t) { return t == Storage::float64 ? DBL_EPSILON : FLT_EPSILON; }
 
 // Rows `stride` elements apart, of which the last ends with `wide` elements: `cols` numbers, and what else is readable.
 struct Matrix {
-  Type type;
+  Storage type;
   int64_t rows, cols, stride;
   Block block;
-  Matrix(Type t, int64_t rows_, int64_t cols_, int64_t wide, int64_t gap)
+  Matrix(Storage t, int64_t rows_, int64_t cols_, int64_t wide, int64_t gap)
       : type(t), rows(rows_), cols(cols_), stride(wide + gap),
         block(rows_ ? size_t(((rows_ - 1) * stride + wide) * size_of(t)) : 0, nan_bytes) {
     for (int64_t i = 0; i < rows; ++i)
@@ -33,12 +33,12 @@ struct Matrix {
   void set(int64_t i, int64_t j, double x) { put(type, block.data, i * stride + j, x); }
   double operator()(int64_t i, int64_t j) const {
     const char* at = block.data + (i * stride + j) * size_of(type);
-    if (type == Type::f64) {
+    if (type == Storage::float64) {
       double x;
       return std::memcpy(&x, at, 8), x;
     }
     uint32_t bits = 0;
-    std::memcpy(type == Type::bf16 ? reinterpret_cast<char*>(&bits) + 2 : reinterpret_cast<char*>(&bits), at, size_t(size_of(type)));
+    std::memcpy(type == Storage::bfloat16 ? reinterpret_cast<char*>(&bits) + 2 : reinterpret_cast<char*>(&bits), at, size_t(size_of(type)));
     float x;
     return std::memcpy(&x, &bits, 4), x;
   }
@@ -53,7 +53,7 @@ struct Matrix {
 
 struct Shape {
   const Kernels& k;
-  Type arithmetic, storage;
+  Storage arithmetic, storage;
   int64_t rows, features, cols, gap;
 };
 
@@ -65,7 +65,7 @@ void expect(bool ok, const char* what, const Shape& s) {
               (long long)s.gap, guarded ? "guard page" : "heap");
 }
 
-bool close(double x, double expected, double terms, int64_t sums, Type t) {
+bool close(double x, double expected, double terms, int64_t sums, Storage t) {
   return std::fabs(x - expected) <= double(sums + 4) * epsilon(t) * terms;  // NaN is not
 }
 
@@ -100,7 +100,7 @@ void back(const Shape& s) {
   Matrix g(s.arithmetic, s.rows, wide, wide, s.gap), x(s.storage, s.rows, s.features, s.features, s.gap);
   for (int64_t i = 0; i < s.rows; ++i)
     for (int64_t j = s.cols; j < wide; ++j) g.set(i, j, 0);
-  Matrix total(s.arithmetic, s.cols, s.features, s.features, s.gap), sums(Type::f64, 1, s.cols, s.cols, 0);
+  Matrix total(s.arithmetic, s.cols, s.features, s.features, s.gap), sums(Storage::float64, 1, s.cols, s.cols, 0);
   std::vector<double> first;
   for (int64_t j = 0; j < s.cols; ++j) {
     for (int64_t f = 0; f < s.features; ++f) first.push_back(total(j, f));
@@ -129,7 +129,7 @@ void curvature(const Shape& s, bool weighted) {
   Matrix prob(s.arithmetic, s.rows, s.cols, s.cols, s.gap), vector(s.arithmetic, s.rows, s.cols, s.cols, s.gap);
   for (int64_t i = 0; i < s.rows; ++i)
     for (int64_t j = 0; j < s.cols; ++j) prob.set(i, j, std::fabs(prob(i, j)) / double(s.cols));
-  Matrix weight(Type::f64, 1, s.rows, s.rows, 0), v(s.arithmetic, s.rows, s.cols, s.cols, s.gap);
+  Matrix weight(Storage::float64, 1, s.rows, s.rows, 0), v(s.arithmetic, s.rows, s.cols, s.cols, s.gap);
   std::memcpy(v.block.data, vector.block.data, v.block.bytes);
   const std::string before = prob.block.copy() + weight.block.copy();
   s.k.curvature(s.arithmetic, prob.block.data, prob.stride, weighted ? weight.block.as<double>() : nullptr,
@@ -159,7 +159,7 @@ template <class I> void sparse(const Shape& s, int64_t apart, bool half) {
     ends.push_back(int64_t(at.size()));
   }
   const int64_t stored = int64_t(at.size());
-  const Type kind = half ? Type::bf16 : s.arithmetic;
+  const Storage kind = half ? Storage::bfloat16 : s.arithmetic;
   Matrix data(s.storage, 1, stored, stored, 0), dense(kind, s.features, s.cols, apart, 0);
   Matrix out(s.arithmetic, s.rows, s.cols, s.cols, s.gap);
   Block indices(size_t(stored) * sizeof(I)), indptr(ends.size() * sizeof(I));
@@ -187,7 +187,7 @@ template <class I> void sparse(const Shape& s, int64_t apart, bool half) {
 
 void layer(const Kernels& k) {
   for (bool page : {false, true})
-    for (const Type* types : pairs)
+    for (const Storage* types : pairs)
       for (int64_t cols : classes)
         for (int64_t rows : counts) {
           guarded = page;
@@ -198,14 +198,14 @@ void layer(const Kernels& k) {
           }
           s.features = 19;
           sparse<int32_t>(s, cols + s.gap, false), sparse<int64_t>(s, up_to(cols, widest_lanes), false);
-          if (types[0] == Type::f32) sparse<int32_t>(s, up_to(cols, 16), true), sparse<int32_t>(s, up_to(cols, 32), true);
+          if (types[0] == Storage::float32) sparse<int32_t>(s, up_to(cols, 16), true), sparse<int32_t>(s, up_to(cols, 32), true);
           if (types[0] == types[1]) curvature(s, false), curvature(s, true);
         }
 }
 
 // One element too many, of float64: what the sanitizer does not see are masked loads of float32.
 void overrun_layer(const Kernels& k, const std::string& kernel) {
-  const Type d = Type::f64;
+  const Storage d = Storage::float64;
   Matrix x(d, 3, 17, 17, 0), w(d, 17, 16, 16, 0), b(d, 1, 16, 16, 0), total(d, 5, 17, 17, 0), g(d, 3, 8, 8, 0), sums(d, 1, 5, 5, 0);
   Block indices(8), ends(16);
   ends.as<int64_t>()[1] = 1;

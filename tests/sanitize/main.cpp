@@ -18,7 +18,7 @@ void expect(bool ok, const char* what, const Kernels& k, const Problem& p) {
   if (ok) return;
   ++failures;
   std::printf("FAILED %s: %s, type %d, target %d, %lld x %lld, softcap %g, smoothing %g, scale %g\n", k.name, what,
-              int(p.type), int(p.target), (long long)p.rows, (long long)p.cols, p.softcap, p.smoothing, p.scale);
+              int(p.storage), int(p.target), (long long)p.rows, (long long)p.cols, p.softcap, p.smoothing, p.scale);
 }
 
 void put_label(void* to, int bytes, int64_t at, int64_t x) { std::memcpy(static_cast<char*>(to) + at * bytes, &x, bytes); }
@@ -26,8 +26,8 @@ void put_label(void* to, int bytes, int64_t at, int64_t x) { std::memcpy(static_
 enum Content { plain, masked, spoiled, extreme };
 
 struct Case {
-  Type type;
-  Target target;
+  Storage type;
+  TargetKind target;
   int64_t rows, cols, gap;  // gap: elements between rows
   Content content;
   int label_bytes;
@@ -53,29 +53,29 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
     }
 
   Problem p = {};
-  p.logits = logits.data, p.rows = c.rows, p.cols = c.cols, p.stride = stride, p.type = c.type;
+  p.logits = logits.data, p.rows = c.rows, p.cols = c.cols, p.stride = stride, p.storage = c.type;
   p.target = c.target, p.label_bytes = c.label_bytes, p.label_signed = c.label_signed;
-  p.width = c.target == Target::sparse ? 3 : 1, p.label_stride = p.width, p.value_stride = p.width;
-  p.value_type = c.options & 1 ? Type::bf16 : c.options & 2 ? Type::f16 : c.options & 4 ? Type::f64 : Type::f32;
+  p.width = c.target == TargetKind::sparse ? 3 : 1, p.label_stride = p.width, p.value_stride = p.width;
+  p.value_storage = c.options & 1 ? Storage::bfloat16 : c.options & 2 ? Storage::float16 : c.options & 4 ? Storage::float64 : Storage::float32;
   Block labels(c.rows * p.width * c.label_bytes), values(0);
   for (int64_t i = 0; i < c.rows * p.width; ++i) {
     int64_t y = int64_t(uniform() * double(c.cols)) & 127;
     if (y >= c.cols) y = 0;
     if (i == 0) y = c.cols <= 127 ? c.cols - 1 : y;
-    if (c.target == Target::sparse && c.label_signed && i % 3 == 1) y = -1;
-    if (c.target == Target::index && c.label_signed && i == 2) y = -5;  // ignored, and far outside
+    if (c.target == TargetKind::sparse && c.label_signed && i % 3 == 1) y = -1;
+    if (c.target == TargetKind::labels && c.label_signed && i == 2) y = -5;  // ignored, and far outside
     put_label(labels.data, c.label_bytes, i, y);
   }
-  if (c.target == Target::index || c.target == Target::sparse) p.labels = labels.data;
-  if (c.target == Target::dense || c.target == Target::sparse) {
-    p.value_stride = c.target == Target::dense ? c.cols : p.width;
-    values = Block(c.rows * p.value_stride * size_of(p.value_type));
-    for (int64_t i = 0; i < c.rows * p.value_stride; ++i) put(p.value_type, values.data, i, uniform() < 0.3 ? uniform() : 0);
+  if (c.target == TargetKind::labels || c.target == TargetKind::sparse) p.labels = labels.data;
+  if (c.target == TargetKind::dense || c.target == TargetKind::sparse) {
+    p.value_stride = c.target == TargetKind::dense ? c.cols : p.width;
+    values = Block(c.rows * p.value_stride * size_of(p.value_storage));
+    for (int64_t i = 0; i < c.rows * p.value_stride; ++i) put(p.value_storage, values.data, i, uniform() < 0.3 ? uniform() : 0);
     p.values = values.data;
   }
   p.has_ignore = true, p.ignore_index = -5;
-  Block weight(c.cols * (c.type == Type::f64 ? 8 : 4)), row_weight(c.rows * 8);
-  for (int64_t j = 0; j < c.cols; ++j) put(c.type == Type::f64 ? Type::f64 : Type::f32, weight.data, j, j % 5 ? 1.5 : 0.0);
+  Block weight(c.cols * (c.type == Storage::float64 ? 8 : 4)), row_weight(c.rows * 8);
+  for (int64_t j = 0; j < c.cols; ++j) put(c.type == Storage::float64 ? Storage::float64 : Storage::float32, weight.data, j, j % 5 ? 1.5 : 0.0);
   for (int64_t i = 0; i < c.rows; ++i) row_weight.as<double>()[i] = i % 4 == 3 ? 0.0 : 0.5 + double(i % 3);
   if (c.options & 1) p.class_weight = weight.data;
   if (c.options & 2) p.row_weight = row_weight.as<double>();
@@ -115,7 +115,7 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
   Block halves(6 * c.rows * 8), half_grad(span * item, 0x22);  // the rows in two ranges
   const Outputs half = outputs(halves, half_grad);
   k.rows(p, half, 0, c.rows / 2), k.rows(p, half, c.rows / 2, c.rows);
-  expect(same(Type::f64, halves, vectors) && same(c.type, half_grad, grad), "row ranges differ from the whole", k, p);
+  expect(same(Storage::float64, halves, vectors) && same(c.type, half_grad, grad), "row ranges differ from the whole", k, p);
 
   if (c.rows) {  // the columns in panels, merged: the same bits, except for the narrow path's own order
     Block stats(c.rows * sizeof(Statistics)), part(c.rows * sizeof(Statistics));
@@ -130,7 +130,7 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
     for (int64_t col = 0; col < c.cols; col += panel)
       k.gradient(p, out, stats.as<Statistics>(), 0, c.rows, col, col + panel < c.cols ? col + panel : c.cols);
     if (c.cols > 32)
-      expect(same(Type::f64, split, vectors) && same(c.type, split_grad, grad), "columns split differ", k, p);
+      expect(same(Storage::float64, split, vectors) && same(c.type, split_grad, grad), "columns split differ", k, p);
     for (int64_t a = 0; a + 1 < c.cols && c.cols < 200; a += 7) {  // any range of columns
       k.statistics(p, 0, c.rows, a, c.cols, by_products, part.as<Statistics>());
       k.gradient(p, out, stats.as<Statistics>(), c.rows - 1, c.rows, a, c.cols);
@@ -170,7 +170,7 @@ void bad_labels(const Kernels& k) {
         std::memcpy(&seen, labels.data + 2 * bytes, bytes);
         if (seen < 5) continue;  // cut to a width in which it is a label
         Problem p = {};
-        p.logits = logits.data, p.rows = 4, p.cols = p.stride = 5, p.type = Type::f32, p.target = Target::index;
+        p.logits = logits.data, p.rows = 4, p.cols = p.stride = 5, p.storage = Storage::float32, p.target = TargetKind::labels;
         p.labels = labels.data, p.label_bytes = bytes, p.label_signed = is_signed, p.label_stride = 1;
         p.scale = p.temperature = 1;
         expect(k.totals(p).bad == 2, "a bad label passed", k, p);
@@ -189,7 +189,7 @@ int main(int argc, char** argv) {
       // float64, because its last columns are read one by one: on the heap the sanitizer does not see masked loads.
       Block logits(36 * 8), vectors(8);
       Problem p = {};
-      p.logits = logits.data, p.rows = 1, p.cols = p.stride = 37, p.type = Type::f64, p.scale = p.temperature = 1;
+      p.logits = logits.data, p.rows = 1, p.cols = p.stride = 37, p.storage = Storage::float64, p.scale = p.temperature = 1;
       Outputs out = {};
       out.lse = vectors.as<double>();
       (*k)->rows(p, out, 0, 1);
@@ -206,8 +206,8 @@ int main(int argc, char** argv) {
     std::vector<double> prints;
     bad_labels(**k);
     int turn = 0;
-    for (Type type : {Type::f32, Type::f64, Type::bf16, Type::f16})
-      for (Target target : {Target::none, Target::index, Target::dense, Target::sparse})
+    for (Storage type : {Storage::float32, Storage::float64, Storage::bfloat16, Storage::float16})
+      for (TargetKind target : {TargetKind::none, TargetKind::labels, TargetKind::dense, TargetKind::sparse})
         for (int options : sets)
           for (int64_t cols : widths) {
             const int* kind = kinds[turn % 8];
@@ -218,11 +218,11 @@ int main(int argc, char** argv) {
             prints.push_back(content == plain ? print : 0);
             ++turn;
           }
-    for (Type type : {Type::f32, Type::f64, Type::bf16, Type::f16}) {
+    for (Storage type : {Storage::float32, Storage::float64, Storage::bfloat16, Storage::float16}) {
       double print = 0;
-      for (int options : {0, 4 + 256, 32 + 128}) run(**k, {type, Target::index, 2, 2 * panel + 5, 0, plain, 8, true, options}, &print);
-      run(**k, {type, Target::dense, 1, panel + 1, 0, masked, 8, true, 1 + 4 + 8}, &print);
-      for (Target target : {Target::none, Target::index, Target::dense, Target::sparse})
+      for (int options : {0, 4 + 256, 32 + 128}) run(**k, {type, TargetKind::labels, 2, 2 * panel + 5, 0, plain, 8, true, options}, &print);
+      run(**k, {type, TargetKind::dense, 1, panel + 1, 0, masked, 8, true, 1 + 4 + 8}, &print);
+      for (TargetKind target : {TargetKind::none, TargetKind::labels, TargetKind::dense, TargetKind::sparse})
         for (int64_t cols : {3, 40, 2100}) run(**k, {type, target, 0, cols, 0, plain, 4, true, 0}, &print);  // no rows
     }
     if (variants == 0) first = prints;

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from softgrad._core.arrays import Array, as_rows, first_bad
-from softgrad._core.call import class_weights, refuse_useless, row_weights
+from softgrad._core.backend import TargetKind
+from softgrad._core.call import refuse_useless
 from softgrad._core.options import Options
-from softgrad._core.targets import INDEX, as_targets, label_error
+from softgrad._core.targets import as_targets, label_error
+from softgrad._core.weights import class_weights, row_weights
 
 # eps, largest and smallest positive number of each dtype
 PRECISION = {
@@ -110,7 +112,7 @@ def check_sample(logits: Array, targets: Any, options: Options) -> tuple[Array, 
     if (masked := np.isneginf(o).all(axis=1)).any():
         raise ValueError(f"logits row {int(masked.argmax())} is −inf throughout: it has no softmax")
     class_weights(options.class_weight, rows)
-    row_weights(options.sample_weight, rows)
+    row_weights(options.sample_weight, rows.outer)
     if targets is None:
         return o, np.asarray(np.random.default_rng(1).integers(0, classes, n))
     if isinstance(targets, tuple):
@@ -119,11 +121,11 @@ def check_sample(logits: Array, targets: Any, options: Options) -> tuple[Array, 
         targets = numeric(targets, "targets")
     checked = as_targets(targets, rows)
     refuse_useless(checked, options)
-    if checked.kind == INDEX:
+    if checked.kind is TargetKind.labels:
         y = np.asarray(targets).reshape(n)
         bad = ((y < 0) | (y >= classes)) & (True if options.ignore_index is None else y != options.ignore_index)
         if bad.any():
-            raise label_error(checked, int(bad.argmax()), rows)
+            raise label_error(checked, int(bad.argmax()), rows, classes)
         return o, y.astype(np.int64)
     soft = targets.astype(np.float64)
     if (place := first_bad(soft)) is not None:

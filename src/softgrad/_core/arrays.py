@@ -11,18 +11,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from softgrad._core.backend import Storage
+
 Array = NDArray[Any]
 
-FLOAT32, FLOAT64, BFLOAT16, FLOAT16 = range(4)
-# Dtypes as they are met; bfloat16 (ml_dtypes) has no dtype object until its owner is imported.
-STORAGE: dict[Any, int] = {np.dtype("f4"): FLOAT32, np.dtype("f8"): FLOAT64, np.dtype("f2"): FLOAT16}
+# Dtypes that have been met; bfloat16 (ml_dtypes) has no dtype object until its owner is imported.
+STORAGE: dict[Any, Any] = {
+    np.dtype("f4"): Storage.float32,
+    np.dtype("f8"): Storage.float64,
+    np.dtype("f2"): Storage.float16,
+}
 
 
-class Rows(NamedTuple):
+class LogitRows(NamedTuple):
     """Logits as (N, V) for the kernels, and the way back."""
 
     array: Array  # what kernels read; bfloat16 as its bits in uint16
-    storage: int
+    storage: Any
     shape: tuple[int, ...]  # the caller's
     axis: int
     dtype: np.dtype[Any]  # the caller's, integers promoted
@@ -35,20 +40,20 @@ class Rows(NamedTuple):
     @property
     def result_dtype(self) -> type[np.floating[Any]]:
         """Return the type of losses and by-products: float64 for float64 logits, else float32."""
-        return np.float64 if self.storage == FLOAT64 else np.float32
+        return np.float64 if self.storage is Storage.float64 else np.float32
 
 
-def storage_of(dtype: np.dtype[Any], name: str) -> int:
-    """Kernel code of a floating dtype."""
-    code = STORAGE.get(dtype)
-    if code is None:
+def storage_of(dtype: np.dtype[Any], name: str) -> Any:
+    """Return how the kernels call a floating dtype."""
+    storage = STORAGE.get(dtype)
+    if storage is None:
         native = dtype.newbyteorder("=")
         if native not in STORAGE and dtype.name == "bfloat16":
-            STORAGE[native] = BFLOAT16
+            STORAGE[native] = Storage.bfloat16
         if native not in STORAGE:
             raise TypeError(f"{name} of dtype {dtype} are not supported; use float32, float64, float16 or bfloat16")
-        code = STORAGE[native]
-    return code
+        storage = STORAGE[native]
+    return storage
 
 
 def adjacent(rows: Array) -> Array:
@@ -81,10 +86,10 @@ def flatten(array: Array, axis: int) -> Array:
 
 def raw(array: Array) -> Array:
     """What the buffer protocol can pass on: bfloat16 as bits."""
-    return array.view(np.uint16) if STORAGE.get(array.dtype) == BFLOAT16 else array
+    return array.view(np.uint16) if STORAGE.get(array.dtype) is Storage.bfloat16 else array
 
 
-def as_rows(logits: Any, axis: int = -1, name: str = "logits") -> Rows:
+def as_rows(logits: Any, axis: int = -1, name: str = "logits") -> LogitRows:
     """Logits in any layout as rows; integers become float64."""
     array = np.asarray(logits)
     if array.dtype.kind in "iu":
@@ -98,10 +103,10 @@ def as_rows(logits: Any, axis: int = -1, name: str = "logits") -> Rows:
     axis = int(axis) % ndim
     if array.shape[axis] == 0:
         raise ValueError(f"{name} of shape {array.shape} have no classes along axis {axis}")
-    return Rows(raw(adjacent(flatten(array, axis))), storage, array.shape, axis, array.dtype.newbyteorder("="))
+    return LogitRows(raw(adjacent(flatten(array, axis))), storage, array.shape, axis, array.dtype.newbyteorder("="))
 
 
-def same_rows(array: Any, rows: Rows, name: str) -> Array:
+def same_rows(array: Any, rows: LogitRows, name: str) -> Array:
     """Flatten another array of the logits' shape in the same way, keeping its dtype."""
     array = np.asarray(array)
     if array.shape != rows.shape:
@@ -113,7 +118,7 @@ class Output:
     """Where a result of the logits' shape goes: fresh memory, the caller's ``out``, or by way of a copy."""
 
     def __init__(
-        self, rows: Rows, out: Any, *, may_alias: tuple[Array, ...] = (), allocate: Callable[..., Array] = np.empty
+        self, rows: LogitRows, out: Any, *, may_alias: tuple[Array, ...] = (), allocate: Callable[..., Array] = np.empty
     ) -> None:
         self.target: Array
         if out is None:

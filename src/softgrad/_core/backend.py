@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from softgrad._core import fallback
 
@@ -25,6 +26,10 @@ except ImportError as error:
 
 _current: ModuleType = fallback
 
+# Enumerations and options go to either implementation.
+_records: Any = fallback if _native is None else _native
+Storage, TargetKind, KernelOptions = _records.Storage, _records.TargetKind, _records.Options
+
 
 def available() -> tuple[str, ...]:
     """Names of the implementations that work here, best first; ``numpy`` is always the last."""
@@ -37,7 +42,7 @@ def current() -> str:
 
 
 def kernels() -> ModuleType:
-    """Return the module with the classes ``Head`` and ``Results``: native or fallback."""
+    """Return the module that computes: native or fallback, with the same classes and functions."""
     return _current
 
 

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from softgrad._core import backend
-from softgrad._core.arrays import Array, Rows, fresh
-from softgrad._core.call import ByProducts, Factors, Outcome, PredictionStats, build_head, settle
+from softgrad._core.arrays import Array, LogitRows, fresh
+from softgrad._core.call import ByProducts, Outcome, PredictionStats, build_head, settle
 from softgrad._core.options import Options
 from softgrad._core.products import Products
 from softgrad._core.schedule import row_blocks
-from softgrad._core.targets import Targets
+from softgrad._core.targets import TargetArrays
 from softgrad._core.threads import run_blocks
 
 DEFAULT_MEMORY = 64 << 20
@@ -44,13 +44,13 @@ class LinearGradients(NamedTuple):
     bias: Array | None
 
 
-class Inputs(NamedTuple):
+class LinearInputs(NamedTuple):
     """The arrays of one call, checked and flattened."""
 
     x: Array  # (N, D)
     weight: Array  # (V, D)
     bias: Array | None
-    rows: Rows  # of the logits that are never made
+    rows: LogitRows  # of the logits that are never made
     compute: type[np.floating[Any]]
 
     @property
@@ -73,7 +73,7 @@ class TilePlan(NamedTuple):
     workers: int  # that may hold a product at a time
 
     @classmethod
-    def of(cls, inputs: Inputs, max_memory: int | None, max_rows: int | None = None) -> TilePlan:
+    def of(cls, inputs: LinearInputs, max_memory: int | None, max_rows: int | None = None) -> TilePlan:
         budget = DEFAULT_MEMORY if max_memory is None else max_memory
         if isinstance(budget, bool) or not hasattr(budget, "__index__"):
             raise TypeError(f"max_memory must be a whole number of bytes or None, not {budget!r}")
@@ -96,7 +96,7 @@ class TilePass:
     """One walk over the row tiles."""
 
     def __init__(
-        self, inputs: Inputs, plan: TilePlan, grads: LinearGradients, n_threads: int, products: Products
+        self, inputs: LinearInputs, plan: TilePlan, grads: LinearGradients, n_threads: int, products: Products
     ) -> None:
         self.inputs, self.plan, self.grads, self.n_threads = inputs, plan, grads, n_threads
         self.products = products
@@ -175,14 +175,9 @@ class TilePass:
         self._run(work, len(self.edges), scratch=True)
 
 
-def _part(targets: Targets, lo: int, hi: int) -> Targets:
-    labels = None if targets.labels is None else targets.labels[lo:hi]
-    return targets._replace(labels=labels, values=None if targets.values is None else targets.values[lo:hi])
-
-
 def walk(
-    inputs: Inputs,
-    targets: Targets,
+    inputs: LinearInputs,
+    targets: TargetArrays,
     options: Options,
     weights: Array | None,
     a: Array | None,
@@ -192,23 +187,28 @@ def walk(
     stats: PredictionStats | None,
     products: Products,
     max_rows: int | None = None,
+    name: str = "targets",
 ) -> Outcome:
-    """Every tile of rows: logits, kernel in place, products back.  The weights have been checked."""
+    """Walk over the tiles of rows: logits, the kernel in place, products back.
+
+    ``name`` is the user's name of the targets.
+    """
     rows = inputs.rows
     plan = TilePlan.of(inputs, max_memory, max_rows)
     by_products = ByProducts(stats, rows)
-    factors = settle(build_head(rows.array, rows.storage, targets, options, weights, a), rows, targets, options)
+    record = options.record()
+    settled = settle(build_head(rows.array, rows.storage, targets, record, weights, a), rows, targets, options, name)
     n = len(rows.array)
     losses = np.zeros(n)
     wanted = any(grad is not None for grad in grads)
-    if wanted and (factors.void or n == 0):
+    if wanted and (settled.empty_mean or n == 0):
         for grad in grads:
             if grad is not None:
                 grad[...] = 0
         wanted = False
-    if (factors.void and stats is None) or n == 0:
+    if (settled.empty_mean and stats is None) or n == 0:
         by_products.deliver()
-        return Outcome(losses, factors.void)
+        return Outcome(losses, settled.empty_mean)
     step = TilePass(inputs, plan, grads, n_threads, products)
     bias = None if inputs.bias is None else products.widen(inputs.bias, inputs.compute)
     with products.single_threaded():
@@ -217,20 +217,20 @@ def walk(
             x = products.widen(inputs.x[lo:hi], inputs.compute)
             tile = step.logits(x, bias)
             head = build_head(
-                tile, rows.storage, _part(targets, lo, hi), options, weights, None if a is None else a[lo:hi]
+                tile, rows.storage, targets.part(lo, hi), record, weights, None if a is None else a[lo:hi]
             )
-            _tile_kernel(head, tile, rows.storage, factors, losses[lo:hi], by_products.part(lo, hi), wanted, n_threads)
+            head.set_factors(settled.ce_factor, settled.z_factor)
+            _tile_kernel(head, tile, rows.storage, losses[lo:hi], by_products.part(lo, hi), wanted, n_threads)
             if wanted:
                 step.back(tile, x, lo)
     by_products.deliver()
-    return Outcome(losses, factors.void)
+    return Outcome(losses, settled.empty_mean)
 
 
 def _tile_kernel(
     head: Any,
     tile: Array,
-    storage: int,
-    factors: Factors,
+    storage: Any,
     losses: Array,
     by_products: list[Array | None],
     grad: bool,
@@ -238,12 +238,10 @@ def _tile_kernel(
 ) -> None:
     """Loss, by-products and ``S − y`` of a tile, over its logits."""
     n, classes = tile.shape
-    head.totals()  # the kernels insist on checked labels
-    head.set_factors(factors.ce, factors.z)
-    results = backend.kernels().Results(n, classes, storage, losses, *by_products, tile if grad else None, False)
+    outputs = backend.kernels().Outputs(n, classes, storage, losses, *by_products, tile if grad else None)
     blocks = row_blocks(n, classes, n_threads)
 
     def work(i: int) -> None:
-        head.rows(results, n * i // blocks, n * (i + 1) // blocks)
+        head.rows(outputs, n * i // blocks, n * (i + 1) // blocks)
 
     run_blocks(work, blocks, n_threads)

@@ -11,6 +11,8 @@ from typing import Any, Literal, TypedDict, TypeVar
 
 from numpy.typing import ArrayLike
 
+from softgrad._core.backend import KernelOptions
+
 Reduction = Literal["mean", "sum", "none"]
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -138,12 +140,25 @@ class Options:
             raise ValueError(f"z_loss={self.z_loss} must be finite and at least 0")
         if self.reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction={self.reduction!r} is none of 'mean', 'sum', 'none'")
-        if self.ignore_index is not None and (
-            isinstance(self.ignore_index, bool) or not hasattr(self.ignore_index, "__index__")
-        ):
-            raise TypeError(f"ignore_index must be a whole number or None, not {self.ignore_index!r}")
+        if self.ignore_index is not None:
+            if isinstance(self.ignore_index, bool) or not hasattr(self.ignore_index, "__index__"):
+                raise TypeError(f"ignore_index must be a whole number or None, not {self.ignore_index!r}")
+            if not -(2**63) <= self.ignore_index < 2**63:
+                raise ValueError(f"ignore_index={self.ignore_index} is outside the range of int64")
         if not isinstance(self.smooth_finite_only, bool):
             raise TypeError(f"smooth_finite_only must be True or False, not {self.smooth_finite_only!r}")
+
+    def record(self) -> Any:
+        """Build the kernels' record of these options."""
+        return KernelOptions(
+            self.label_smoothing,
+            self.smooth_finite_only,
+            self.logit_scale,
+            self.softcap or 0.0,
+            self.temperature,
+            self.z_loss,
+            self.ignore_index,
+        )
 
 
 def options_of(function: str, given: dict[str, Any]) -> Options:

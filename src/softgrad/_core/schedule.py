@@ -36,24 +36,30 @@ def run_rows(call: Any, rows: int, cols: int, n_threads: int) -> None:
         run_blocks(lambda i: call(rows * i // blocks, rows * (i + 1) // blocks), blocks, n_threads)
 
 
-def run_head(head: Any, results: Any, rows: int, cols: int, n_threads: int, *, by_products: bool, grad: bool) -> None:
+def run_head(head: Any, outputs: Any, rows: int, cols: int, n_threads: int, *, by_products: bool, grad: bool) -> None:
     """Loss, by-products and gradient of the whole batch."""
     if not _few_wide_rows(rows, cols, n_threads) or backend.kernels() is fallback:
-        run_rows(lambda lo, hi: head.rows(results, lo, hi), rows, cols, n_threads)
+        run_rows(lambda lo, hi: head.rows(outputs, lo, hi), rows, cols, n_threads)
         return
-    stats = run_statistics(head, results, rows, cols, n_threads, by_products=by_products)
+    stats = run_statistics(head, outputs, rows, cols, n_threads, by_products=by_products)
     if grad:
-        run_gradient(head, results, stats, rows, cols, n_threads)
+        run_gradient(head, outputs, stats, rows, cols, n_threads)
 
 
-def run_statistics(head: Any, results: Any, rows: int, cols: int, n_threads: int, *, by_products: bool = False) -> Any:
+def statistics_dtype() -> np.dtype[Any]:
+    """Return the type of the kernels' row statistics."""
+    dtype: np.dtype[Any] = np.dtype(backend.kernels().statistics_fields)
+    return dtype
+
+
+def run_statistics(head: Any, outputs: Any, rows: int, cols: int, n_threads: int, *, by_products: bool = False) -> Any:
     """Loss and by-products of the whole batch, and the records of statistics that the gradient can be made from."""
-    stats = np.zeros(rows, dtype=f"V{backend.kernels().statistics_size}")
+    stats = np.zeros(rows, statistics_dtype())
     if not _few_wide_rows(rows, cols, n_threads):
 
         def work(lo: int, hi: int) -> None:
             head.statistics(lo, hi, 0, cols, by_products, stats[lo:hi])
-            head.finish(results, stats[lo:hi], lo, hi)
+            head.finish(outputs, stats[lo:hi], lo, hi)
 
         run_rows(work, rows, cols, n_threads)
         return stats
@@ -64,24 +70,24 @@ def run_statistics(head: Any, results: Any, rows: int, cols: int, n_threads: int
     run_blocks(lambda i: head.statistics(0, rows, *edges[i], by_products, parts[i]), len(edges), n_threads)
     for part in parts[1:]:
         head.merge(stats, part)
-    head.finish(results, stats, 0, rows)
+    head.finish(outputs, stats, 0, rows)
     return stats
 
 
-def run_gradient(head: Any, results: Any, stats: Any, rows: int, cols: int, n_threads: int) -> None:
+def run_gradient(head: Any, outputs: Any, stats: Any, rows: int, cols: int, n_threads: int) -> None:
     """The gradient of the whole batch from its statistics."""
     if not _few_wide_rows(rows, cols, n_threads):
-        run_rows(lambda lo, hi: head.gradient(results, stats[lo:hi], lo, hi, 0, cols), rows, cols, n_threads)
+        run_rows(lambda lo, hi: head.gradient(outputs, stats[lo:hi], lo, hi, 0, cols), rows, cols, n_threads)
         return
     edges = _panels(cols)
-    run_blocks(lambda i: head.gradient(results, stats, 0, rows, *edges[i]), len(edges), n_threads)
+    run_blocks(lambda i: head.gradient(outputs, stats, 0, rows, *edges[i]), len(edges), n_threads)
 
 
 def _few_wide_rows(rows: int, cols: int, n_threads: int) -> bool:
     """Whether threads share columns, because there are too few rows to share."""
-    return rows < 2 * n_threads and n_threads > 1 and cols >= 2 * fallback.panel
+    return rows < 2 * n_threads and n_threads > 1 and cols >= 2 * backend.kernels().panel
 
 
 def _panels(cols: int) -> list[tuple[int, int]]:
-    panel = fallback.panel
+    panel = backend.kernels().panel
     return [(c, min(c + panel, cols)) for c in range(0, cols, panel)]

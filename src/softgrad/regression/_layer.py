@@ -18,7 +18,7 @@ from softgrad.regression._sparse import HALF, gathered, sparse_times, to_half
 
 Array = NDArray[Any]
 
-LANES = 16  # as in csrc/kernels.h: rows of the weights are padded to a multiple
+LANES = backend.kernels().linear_lanes  # rows of the weights are padded to a multiple
 CACHED = 512 << 10  # bytes of float32 weights that stay in the L2 cache
 CHUNK_BYTES, CHUNK_ROWS = 192 << 10, 504  # rows that stay there beside them; 504 is a multiple of the kernels' blocks
 
@@ -45,9 +45,9 @@ class Layer:
             half = rough and self.halves and np.dtype(dtype) == np.float32
             rows = gathered(self.n_features, self.n_classes, HALF if half else dtype)
             if half:
-                to_half(np.ascontiguousarray(weight.T, np.float32), rows)
+                to_half(np.ascontiguousarray(weight.T, np.float32), rows[:, : self.n_classes])
             else:
-                rows[...] = weight.T
+                rows[:, : self.n_classes] = weight.T
             return rows, np.ascontiguousarray(bias, dtype)
         if not self.native:
             return np.ascontiguousarray(weight.T, dtype), np.ascontiguousarray(bias, dtype)
@@ -98,6 +98,4 @@ class Layer:
         if into:
             scratch = slot.zeroed("chunk", self.chunk, -(-self.n_classes // 4) * 4, dtype)
             total, sums = slot.totals(dtype)
-        return backend.kernels().Linear(
-            x, weight, bias, scratch, total, sums, self.n_classes, dtype.itemsize, x.itemsize
-        )
+        return backend.kernels().Linear(x, weight, bias, self.n_classes, scratch, total, sums)

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad._core import backend
+from softgrad._core.backend import KernelOptions, Storage, TargetKind
 from softgrad._core.threads import run_blocks
 from softgrad.regression._class_grams import class_grams
 from softgrad.regression._design import Design, Slot, reduce_slots
@@ -29,12 +30,16 @@ Array = NDArray[Any]
 Float = NDArray[np.float64]
 
 SMALL = 2_000_000  # multiplications of half a pass
-PLAIN = (False, 1.0, 0.0, 1.0, 0.0)  # no option of the kernels that this loss does not have
 MOST_LEVELLED = 256  # classes
 STORED = 32 << 20  # bytes beyond two (N, K) arrays that a fit may keep without being asked
 MOST_STORED = 4 << 30  # bytes in all: a hundred thousand classes would ask for more than there is
 
 __all__ = ["LossAtPoint", "Problem"]
+
+
+def storage_of(scores: Array) -> Any:
+    """Return how the kernels call the type of scores."""
+    return Storage.float64 if scores.dtype == np.float64 else Storage.float32
 
 
 class Problem(RowSums):
@@ -112,31 +117,25 @@ class Problem(RowSums):
 
     def _head(self, z: Array, lo: int, hi: int) -> Any:
         """The kernels' view of a tile of scores with its targets."""
-        double = z.dtype == np.float64
-        labels = self.targets[lo:hi] if self.targets.ndim == 1 else None
-        values = None if labels is not None else self.targets[lo:hi]
+        targets = self.targets[lo:hi]
+        if targets.ndim == 1:
+            record = backend.kernels().Targets(TargetKind.labels, targets)
+        else:
+            record = backend.kernels().Targets(TargetKind.dense, None, targets, Storage.float64)
         weight = None if self.class_weight is None else self.class_weight.astype(z.dtype)
         a = None if self.row_weight is None else self.row_weight[lo:hi]
-        kind, code = (1, 8) if values is None else (2, 0)
-        head = backend.kernels().Head(
-            z, int(double), kind, labels, code, True, values, 1, weight, a, None, self.smoothing, *PLAIN
-        )
-        head.totals()  # the kernels insist on checked labels
-        return head
+        return backend.kernels().Head(z, storage_of(z), record, KernelOptions(self.smoothing), weight, a)
 
     def _loss(self, z: Array, lo: int, hi: int, *, grad: bool, losses: bool = True) -> None:
         """Row losses of a tile of scores, and the gradient over them."""
-        rows, kind = len(z), int(z.dtype == np.float64)
+        rows = len(z)
         to = self.losses[lo:hi] if losses else None
-        results = backend.kernels().Results(
-            rows, self.n_classes, kind, to, None, None, None, None, None, z if grad else None, False
-        )
-        self._head(z, lo, hi).rows(results, 0, rows)
+        outputs = backend.kernels().Outputs(rows, self.n_classes, storage_of(z), to, grad=z if grad else None)
+        self._head(z, lo, hi).rows(outputs, 0, rows)
 
     def _softmax(self, z: Array, out: Array) -> Array:
-        kind = int(z.dtype == np.float64)
-        head = backend.kernels().Head(z, kind, 0, None, 0, False, None, 0, None, None, None, 0.0, *PLAIN)
-        head.distribution(False, out, 0, len(z))
+        none = backend.kernels().Targets(TargetKind.none)
+        backend.kernels().Head(z, storage_of(z), none, KernelOptions()).distribution(False, out, 0, len(z))
         return out
 
     def prob_of(self, slot: Slot, x: Any, lo: int, hi: int) -> Array:

@@ -33,14 +33,14 @@ def is_sparse(x: Any) -> bool:  # the stub of issparse narrows to a class withou
 
 
 def gathered(rows: int, cols: int, dtype: Any) -> Array:
-    """Zeros (rows, cols) to gather rows from: each begins at a line or an even part of one, and may be read beyond."""
+    """Return zeros to gather rows of ``cols`` numbers from, padded so that each begins at an even part of a line."""
     size = np.dtype(dtype).itemsize
     step = 8 if size > 2 else 16 if cols <= 16 else 32
     width = -(-cols // step) * step
     memory = np.zeros(rows * width * size + LINE, np.uint8)
     start = -memory.ctypes.data % LINE
     whole: Array = memory[start : start + rows * width * size].view(dtype).reshape(rows, width)
-    return whole[:, :cols]
+    return whole
 
 
 def shares(stored: int, n_classes: int) -> int:
@@ -55,10 +55,8 @@ def to_half(values: Array, to: Array) -> Array:
 
 
 def sparse_times(x: Any, dense: Array, out: Array) -> Array:
-    """CSR rows times a dense matrix (`gathered`, or contiguous) of the same type, a wider one, or `HALF`."""
-    backend.kernels().sparse_product(
-        x.data, x.indices, x.indptr, x.data.itemsize, x.indices.itemsize, dense, out, out.itemsize, dense.dtype == HALF
-    )
+    """CSR rows times the first columns of a dense matrix of the same type, a wider one, or `HALF` (`gathered`)."""
+    backend.kernels().sparse_product(x.data, x.indices, x.indptr, dense, out)
     return out
 
 
@@ -121,9 +119,8 @@ class Turned:
         dtype = np.dtype(dtype)
         with self._lock:  # tiles come from several threads
             if dtype not in self._waiting:
-                # Of one row alone NumPy would not tell the kernel that it is padded.
-                self._waiting = {dtype: gathered(max(2, self.n_rows), self.n_classes, dtype)}
-        to = self._waiting[dtype][at : at + len(g)]
+                self._waiting = {dtype: gathered(self.n_rows, self.n_classes, dtype)}
+        to = self._waiting[dtype][at : at + len(g), : self.n_classes]
         if dtype == HALF:
             to_half(g, to)
         else:

@@ -13,18 +13,25 @@ import torch
 from torch import Tensor
 
 from softgrad._core import backend, fallback
-from softgrad._core.arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Array, Output, Rows, adjacent, flatten
-from softgrad._core.call import build_head, class_weights, settle
+from softgrad._core.arrays import Array, LogitRows, Output, adjacent, flatten
+from softgrad._core.backend import Storage, TargetKind
+from softgrad._core.call import build_head, settle
 from softgrad._core.schedule import run_gradient, run_rows, run_statistics, streams
-from softgrad._core.targets import DENSE, INDEX, SPARSE, Targets, as_targets
+from softgrad._core.targets import TargetArrays, as_targets
 from softgrad._core.threads import INLINE_ELEMENTS, default_threads
+from softgrad._core.weights import class_weights
 from softgrad.torch import _memory
 from softgrad.torch._call import Call
 
 FEW_CLASSES = 64
-TILE = fallback.panel // 16  # csrc/kernels.h
+TILE = backend.kernels().tile
 HALF = (torch.bfloat16, torch.float16)
-STORAGE = {torch.float32: FLOAT32, torch.float64: FLOAT64, torch.bfloat16: BFLOAT16, torch.float16: FLOAT16}
+STORAGE = {
+    torch.float32: Storage.float32,
+    torch.float64: Storage.float64,
+    torch.bfloat16: Storage.bfloat16,
+    torch.float16: Storage.float16,
+}
 _DTYPES: dict[torch.dtype, np.dtype[Any]] = {
     torch.float32: np.dtype(np.float32),
     torch.float64: np.dtype(np.float64),
@@ -79,16 +86,16 @@ def tensor_of(array: Array, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.view(dtype)
 
 
-def rows_of(logits: Tensor, axis: int) -> Rows:
+def rows_of(logits: Tensor, axis: int) -> LogitRows:
     """Logits as rows for the kernels."""
     array = array_of(logits)
     if array.shape[axis] == 0:
         raise ValueError(f"input of shape {tuple(array.shape)} has no classes along axis {axis}")
     rows = array if array.ndim == 2 and axis == 1 else flatten(array, axis)
-    return Rows(adjacent(rows), STORAGE[logits.dtype], array.shape, axis, _DTYPES[logits.dtype])
+    return LogitRows(adjacent(rows), STORAGE[logits.dtype], array.shape, axis, _DTYPES[logits.dtype])
 
 
-def targets_of(target: Tensor, values: Tensor | None, rows: Rows) -> Targets:
+def targets_of(target: Tensor, values: Tensor | None, rows: LogitRows) -> TargetArrays:
     """Targets as the kernels read them; shapes and dtypes have been checked."""
     array = array_of(target)
     if values is not None:
@@ -97,14 +104,14 @@ def targets_of(target: Tensor, values: Tensor | None, rows: Rows) -> Targets:
             return as_targets((array, array_of(values.float() if k == 0 else values)), rows)
         index = np.ascontiguousarray(array.reshape(n, k))
         data = np.ascontiguousarray(array_of(values).reshape(n, k))
-        return Targets(SPARSE, index, index.itemsize, index.dtype.kind == "i", data, BFLOAT16)
+        return TargetArrays(TargetKind.sparse, index, data, Storage.bfloat16)
     if not target.is_floating_point():
         labels = array.reshape(-1)
-        return Targets(INDEX, labels, labels.itemsize, labels.dtype.kind == "i")
+        return TargetArrays(TargetKind.labels, labels)
     if target.dtype not in STORAGE:
         array = array_of(target.float())
-    storage = STORAGE.get(target.dtype, FLOAT32)
-    return Targets(DENSE, values=adjacent(flatten(array, rows.axis)), value_storage=storage)
+    storage = STORAGE.get(target.dtype, Storage.float32)
+    return TargetArrays(TargetKind.dense, values=adjacent(flatten(array, rows.axis)), storage=storage)
 
 
 def weights_of(tensor: Tensor | None) -> Array | None:
@@ -175,18 +182,18 @@ class Batch:
             # A row of weight 0 stays ignored whatever comes from above.
             a = g if a is None else np.where(a == 0, 0.0, a * g)
             a = np.ascontiguousarray(a)
-        self.head = build_head(rows.array, rows.storage, self.targets, options, self.weights, a)
+        self.head = build_head(rows.array, rows.storage, self.targets, options.record(), self.weights, a)
         try:
             self.factors = settle(self.head, rows, self.targets, options)
         except ValueError as error:  # as PyTorch, an IndexError, with PyTorch's name of the argument
             raise IndexError(str(error).replace("targets", "target", 1)) from None
-        if upstream is not None and options.reduction != "none" and not self.factors.void:
+        if upstream is not None and options.reduction != "none" and not self.factors.empty_mean:
             scale = float(upstream)
-            self.head.set_factors(self.factors.ce * scale, self.factors.z * scale)
+            self.head.set_factors(self.factors.ce_factor * scale, self.factors.z_factor * scale)
 
     def results(self, losses: Array | None, grad: Array | None, *, stream: bool = False) -> Any:
         """Where the kernels write."""
-        return backend.kernels().Results(self.n, self.cols, self.rows.storage, losses, *[None] * 5, grad, stream)
+        return backend.kernels().Outputs(self.n, self.cols, self.rows.storage, losses, grad=grad, stream=stream)
 
     def loss_and_gradient(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """The loss, and the gradient for an upstream of one."""
@@ -207,7 +214,7 @@ class Batch:
         """``∂L/∂o``, from the statistics of the forward pass or from scratch, into ``out`` or fresh memory."""
         to = Output(self.rows, out, allocate=_memory.empty)
         grad = to.rows
-        if self.factors.void:
+        if self.factors.empty_mean:
             grad[...] = 0
         else:
             self._gradient_rows(stats, grad, losses)
@@ -224,7 +231,7 @@ class Batch:
         """``H v`` of the loss by the logits."""
         v = adjacent(flatten(array_of(vector.to(self.dtype)), self.rows.axis))
         to = Output(self.rows, None)
-        if self.factors.void:
+        if self.factors.empty_mean:
             to.rows[...] = 0
         else:
             run_rows(lambda lo, hi: self.head.product(v, to.rows, lo, hi), self.n, self.cols, self.n_threads)
@@ -235,7 +242,7 @@ class Batch:
         if self.options.reduction == "none":
             outer = self.rows.outer
             return torch.from_numpy(losses).reshape(outer).to(dtype)
-        if self.factors.void:
+        if self.factors.empty_mean:
             return torch.tensor(float("nan"), dtype=dtype)
         with np.errstate(invalid="ignore"):  # infinities of both signs, of which the NaN tells
             total = losses.sum() if self.n > 1 else losses[0] if self.n else 0.0

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softgrad._core.arrays import BFLOAT16, FLOAT16, FLOAT32, FLOAT64, Rows
-from softgrad._core.call import Outcome, class_weights
-from softgrad._core.linear_tiles import Inputs, LinearGradients, contiguous, walk
+from softgrad._core.arrays import LogitRows
+from softgrad._core.backend import Storage
+from softgrad._core.call import Outcome
+from softgrad._core.linear_tiles import LinearGradients, LinearInputs, contiguous, walk
 from softgrad._core.products import Products
+from softgrad._core.weights import class_weights
 from softgrad.torch import _columns, _composite, _memory
 from softgrad.torch._batch import (
     HALF,
@@ -28,11 +30,11 @@ from softgrad.torch._call import Call
 from softgrad.torch._function import Gradient
 from softgrad.torch._products import TorchProducts, choose
 
-STORAGE_ARRAYS: dict[torch.dtype, tuple[Any, int]] = {
-    torch.float32: (np.float32, FLOAT32),
-    torch.float64: (np.float64, FLOAT64),
-    torch.bfloat16: (np.uint16, BFLOAT16),
-    torch.float16: (np.float16, FLOAT16),
+STORAGE_ARRAYS: dict[torch.dtype, tuple[Any, Any]] = {
+    torch.float32: (np.float32, Storage.float32),
+    torch.float64: (np.float64, Storage.float64),
+    torch.bfloat16: (np.uint16, Storage.bfloat16),
+    torch.float16: (np.float16, Storage.float16),
 }
 
 
@@ -47,14 +49,14 @@ class Plan:
     accumulate_dtype: torch.dtype
 
 
-def inputs_of(x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> Inputs:
+def inputs_of(x: Tensor, weight: Tensor, bias: Tensor | None, products: Products) -> LinearInputs:
     half = x.dtype in HALF and not isinstance(products, TorchProducts)
     compute, storage = STORAGE_ARRAYS[torch.float32 if half else x.dtype]
     n, classes = len(x), len(weight)
     unseen = np.broadcast_to(np.zeros((1, classes), compute), (n, classes))
-    rows = Rows(unseen, storage, (n, classes), 1, np.dtype(compute))
+    rows = LogitRows(unseen, storage, (n, classes), 1, np.dtype(compute))
     b = None if bias is None else lent_array_of(bias)
-    return Inputs(contiguous(array_of(x)), contiguous(lent_array_of(weight)), b, rows, compute)
+    return LinearInputs(contiguous(array_of(x)), contiguous(lent_array_of(weight)), b, rows, compute)
 
 
 def walk_tensors(
@@ -118,7 +120,7 @@ def rounded(total: Tensor | None, like: Tensor) -> Tensor | None:
 def reduced(outcome: Outcome, call: Call) -> Tensor:
     if call.options.reduction == "none":
         return torch.from_numpy(outcome.losses).to(call.dtype)
-    if outcome.void:
+    if outcome.empty_mean:
         return torch.tensor(float("nan"), dtype=call.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         return torch.tensor(outcome.losses.sum(), dtype=call.dtype)

@@ -13,18 +13,20 @@ import torch
 from torch import Tensor
 
 from softgrad._core import backend, fallback
-from softgrad.torch._batch import STORAGE
+from softgrad.torch._batch import STORAGE, array_of
 from softgrad.torch._call import Call
 
 MOST_BYTES = 1 << 19
-LABELS = {torch.int64: (8, True), torch.int32: (4, True), torch.int16: (2, True), torch.int8: (1, True)}
+LABELS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8})
 
 
 def loss_and_gradient(tensors: Sequence[Any], call: Call, wanted: bool) -> tuple[Tensor, Tensor | None] | None:
     """The loss and its gradient for an upstream of one, or None where the batch is not of the simple kind."""
     logits, target, values, weight, sample_weight = tensors
-    storage, kind = STORAGE.get(logits.dtype), LABELS.get(target.dtype)
-    if storage is None or kind is None or values is not None or weight is not None or sample_weight is not None:
+    storage = STORAGE.get(logits.dtype)
+    if storage is None or target.dtype not in LABELS:
+        return None
+    if values is not None or weight is not None or sample_weight is not None:
         return None
     shape, options, kernels = logits.shape, call.options, backend.kernels()
     if len(shape) != 2 or options.reduction == "none" or kernels is fallback or call.inplace:
@@ -36,10 +38,8 @@ def loss_and_gradient(tensors: Sequence[Any], call: Call, wanted: bool) -> tuple
         return None
     gradient = torch.empty_like(logits) if wanted else None
     bad, total = kernels.small_batch(
-        logits.data_ptr(), rows, cols, storage, target.data_ptr(), *kind, options.ignore_index,
-        options.label_smoothing, options.smooth_finite_only, options.logit_scale, options.softcap or 0.0,
-        options.temperature, options.z_loss, options.reduction == "mean",
-        0 if gradient is None else gradient.data_ptr(),
+        array_of(logits), storage, array_of(target), options.record(), options.reduction == "mean",
+        None if gradient is None else array_of(gradient),
     )  # fmt: skip
     if bad >= 0:
         return None
