@@ -619,6 +619,7 @@ void select_variant(const std::string& name) {
 NB_MODULE(_native, m) {
   using nb::arg;
   selected.store(available()[0]);
+  nb::set_leak_warnings(false);  // records and enumerations that a module of the program keeps to its end
   m.attr("tile") = tile;
   m.attr("panel") = panel;
   m.attr("statistics_size") = sizeof(Statistics);

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softgrad._core.arrays import Array, Output, Rows
-from softgrad._core.linear_tiles import INPUT_ROWS, Inputs, LinearGradients, TilePass, TilePlan
+from softgrad._core.arrays import Array, LogitRows, Output
+from softgrad._core.linear_tiles import INPUT_ROWS, LinearGradients, LinearInputs, TilePass, TilePlan
 from softgrad._core.schedule import streams
 from softgrad.torch import _memory, _parallel_composite
 from softgrad.torch._batch import array_of, rows_of, tensor_of, threads_for
@@ -84,13 +84,13 @@ class ParallelFunction(torch.autograd.Function):
         return (grad, *nothing)
 
 
-def _rows(logits: Tensor, axis: int) -> Rows:
+def _rows(logits: Tensor, axis: int) -> LogitRows:
     if logits.shape[axis]:
         return rows_of(logits, axis)
     array = array_of(logits)
     like = rows_of(logits.new_empty((1, 1)), 1)
     rows = int(np.prod(array.shape[:axis] + array.shape[axis + 1 :]))
-    return Rows(np.empty((rows, 0), like.array.dtype), like.storage, array.shape, axis, like.dtype)
+    return LogitRows(np.empty((rows, 0), like.array.dtype), like.storage, array.shape, axis, like.dtype)
 
 
 class _Walk(TilePass):
@@ -160,7 +160,7 @@ def _sizes(plan: Plan, place: Place, x: Tensor, array: Array) -> TilePlan:
     """Tiles for the largest slice, and as if half precision were always converted: the same on every rank."""
     compute, _ = STORAGE_ARRAYS[torch.float64 if x.dtype == torch.float64 else torch.float32]
     weight = np.broadcast_to(np.zeros((1, 1), array.dtype), (max(place.sizes), array.shape[1]))
-    return TilePlan.of(Inputs(array, weight, None, None, compute), plan.max_memory, plan.max_rows)  # type: ignore[arg-type]
+    return TilePlan.of(LinearInputs(array, weight, None, None, compute), plan.max_memory, plan.max_rows)  # type: ignore[arg-type]
 
 
 class ParallelLinearFunction(torch.autograd.Function):

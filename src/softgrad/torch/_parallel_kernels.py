@@ -18,21 +18,17 @@ import torch
 from torch import Tensor
 
 from softgrad._core import backend
-from softgrad._core.arrays import FLOAT64, Array, Rows
-from softgrad._core.call import build_head, class_weights
+from softgrad._core.arrays import Array, LogitRows
+from softgrad._core.backend import Storage
+from softgrad._core.call import build_head
 from softgrad._core.options import Options
-from softgrad._core.schedule import run_gradient, run_statistics
-from softgrad._core.targets import Targets
+from softgrad._core.schedule import run_gradient, run_statistics, statistics_dtype
+from softgrad._core.targets import NO_TARGETS
+from softgrad._core.weights import class_weights
 from softgrad.torch._batch import row_weights_of, targets_of, weights_of
 from softgrad.torch._parallel_group import Place, maximum, total
 
-# struct Statistics of csrc/kernels.h
-RECORD = np.dtype(
-    [(name, np.float64) for name in (
-        "peak", "sum", "moment", "smooth_mass", "smooth_dot", "finite", "target_mass", "target_dot", "plain_mass",
-        "plain_dot", "best",
-    )] + [("argmax", np.int64), ("rank", np.int64)]
-)  # fmt: skip
+RECORD = statistics_dtype()
 
 
 class Factors(NamedTuple):
@@ -46,7 +42,9 @@ class Factors(NamedTuple):
 class Slice:
     """What all tiles of rows share: targets, weights and options as the kernels want them."""
 
-    def __init__(self, place: Place, options: Options, rows: Rows, tensors: tuple[Any, ...], n_threads: int) -> None:
+    def __init__(
+        self, place: Place, options: Options, rows: LogitRows, tensors: tuple[Any, ...], n_threads: int
+    ) -> None:
         target, values, weight, sample_weight = tensors
         self.place, self.options, self.storage, self.n_threads = place, options, rows.storage, n_threads
         self.n = len(rows.array)
@@ -73,7 +71,7 @@ class Slice:
             own = options.label_smoothing * place.own / place.classes
             self.factor = 1 - options.label_smoothing + own
             self.share = own / self.factor
-        self.told = replace(options, label_smoothing=self.share, ignore_index=None)
+        self.told = replace(options, label_smoothing=self.share, ignore_index=None).record()
 
     def _head(self, logits: Array, lo: int, hi: int, upstream: Array | None = None) -> Any:
         a = self.a[lo:hi]
@@ -84,17 +82,15 @@ class Slice:
             labels=None if part.labels is None else part.labels[lo:hi],
             values=None if part.values is None else part.values[lo:hi],
         )
-        head = build_head(logits, self.storage, part, self.told, self.weights, np.ascontiguousarray(a))
-        head.totals()  # the kernels insist on checked labels
-        return head
+        return build_head(logits, self.storage, part, self.told, self.weights, np.ascontiguousarray(a))
 
     def statistics(self, logits: Array, lo: int, hi: int) -> Array:
         """Records of the rows [lo, hi) over this rank's columns."""
         if self.empty:
             return self.nothing(hi - lo)
         n, cols = logits.shape
-        results = backend.kernels().Results(n, cols, self.storage, *[None] * 7, False)
-        return run_statistics(self._head(logits, lo, hi), results, n, cols, self.n_threads).view(RECORD)
+        outputs = backend.kernels().Outputs(n, cols, self.storage)
+        return run_statistics(self._head(logits, lo, hi), outputs, n, cols, self.n_threads)
 
     def nothing(self, n: int) -> Array:
         records = np.zeros(n, RECORD)
@@ -113,15 +109,14 @@ class Slice:
 
     def merge(self, records: Array) -> None:
         """Merge the records of all ranks, in place: two reductions."""
-        kind = np.float64 if self.storage == FLOAT64 else np.float32  # the type of the peaks
+        kind = np.float64 if self.storage is Storage.float64 else np.float32  # the type of the peaks
         peaks = torch.from_numpy((self.sign * records["peak"]).astype(kind))
         peak = self.sign * maximum(peaks, self.place.group).numpy().astype(np.float64)
         restated = self.nothing(len(records))
         restated["peak"] = peak
         if not self.empty and len(records):
-            raw = np.dtype(f"V{RECORD.itemsize}")
-            _any_head(self).merge(records.view(raw), restated.view(raw))
-        fields = ["sum", "target_mass", "target_dot"]
+            _any_head(self).merge(records, restated)
+        fields = ["at_peak", "rest", "target_mass", "target_dot"]
         if self.options.label_smoothing:
             fields += ["smooth_mass", "smooth_dot"]
             if self.options.smooth_finite_only:
@@ -148,7 +143,8 @@ class Slice:
         options = self.options
         epsilon = options.label_smoothing
         with np.errstate(all="ignore"):
-            log_s = np.where(records["peak"] == self.masked, np.nan, np.log(records["sum"]))
+            others = records["rest"] + (records["at_peak"] - 1)
+            log_s = np.where(records["peak"] == self.masked, np.nan, np.log1p(others))
             mass, dot = records["target_mass"], records["target_dot"]
             if epsilon:
                 share = epsilon / (records["finite"] if options.smooth_finite_only else self.place.classes)
@@ -180,16 +176,17 @@ class Slice:
         scale = 1.0 if rows else upstream
         head.set_factors(factors.ce * scale * self.factor, factors.z * scale)
         n, cols = logits.shape
-        results = backend.kernels().Results(n, cols, self.storage, *[None] * 6, grad, stream)
-        part = np.ascontiguousarray(records[lo:hi]).view(f"V{RECORD.itemsize}")
-        run_gradient(head, results, part, n, cols, self.n_threads)
+        outputs = backend.kernels().Outputs(n, cols, self.storage, grad=grad, stream=stream)
+        run_gradient(head, outputs, np.ascontiguousarray(records[lo:hi]), n, cols, self.n_threads)
 
 
 def _any_head(one: Slice) -> Any:
     """A head for `merge`, which asks it for nothing but the scale of distances."""
     options = replace(one.options, ignore_index=None)
-    kind = np.float64 if one.storage == FLOAT64 else np.float32 if one.storage == 0 else np.uint16
-    return build_head(np.zeros((1, 1), kind), one.storage, Targets(0), options, None, None)
+    kind = {Storage.float32: np.float32, Storage.float64: np.float64, Storage.float16: np.float16}
+    return build_head(
+        np.zeros((1, 1), kind.get(one.storage, np.uint16)), one.storage, NO_TARGETS, options.record(), None, None
+    )
 
 
 def summed(losses: Array, factors: Factors, row_groups: tuple[Any, ...], dtype: torch.dtype) -> Tensor:
