@@ -431,7 +431,10 @@ void select_variant(const std::string& name) {
 
 }  // namespace
 
+void bind_pool(nb::module_& m);  // bind_pool.cpp
+
 NB_MODULE(_native, m) {
+  bind_pool(m);
   selected.store(available()[0]);
   m.attr("tile") = tile;
   m.attr("panel") = panel;
