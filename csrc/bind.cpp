@@ -616,8 +616,11 @@ void select_variant(const std::string& name) {
 
 }  // namespace
 
+void bind_pool(nb::module_& m);  // bind_pool.cpp
+
 NB_MODULE(_native, m) {
   using nb::arg;
+  bind_pool(m);
   selected.store(available()[0]);
   nb::set_leak_warnings(false);  // records and enumerations that a module of the program keeps to its end
   m.attr("tile") = tile;

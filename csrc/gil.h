@@ -1,4 +1,8 @@
-// A scope without the interpreter's lock.
+// The interpreter's lock, taken and released so that a thread survives the interpreter's end.
+//
+// While the interpreter shuts down, CPython 3.11 to 3.13 end a thread that asks for the lock with pthread_exit, which unwinds
+// its stack like an exception.  Unwinding through a destructor, or through nanobind's noexcept dispatcher, would abort the
+// process.  So the unwinding stops where the lock is asked for: the thread sleeps there until the process has ended.
 #pragma once
 
 #include <Python.h>
@@ -8,22 +12,23 @@
 
 namespace softgrad {
 
-// Releases the lock and takes it again at the end of the scope.
-//
-// While the interpreter shuts down, CPython 3.11 to 3.13 end a thread that asks for the lock with pthread_exit, which unwinds
-// its stack like an exception.  Unwinding through a destructor, or through nanobind's noexcept dispatcher, would abort the
-// process.  So the unwinding stops here: the thread sleeps until the process has ended.
+// f(), which asks for the lock or runs Python code, and throws no exception of its own.
+template <class F> auto survive_shutdown(F f) noexcept {
+  try {
+    return f();
+  } catch (...) {
+    for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+}
+
+// A scope without the interpreter's lock.
 class Unlocked {
  public:
   Unlocked() : state_(PyEval_SaveThread()) {}
   Unlocked(const Unlocked&) = delete;
   Unlocked& operator=(const Unlocked&) = delete;
   ~Unlocked() {
-    try {
-      PyEval_RestoreThread(state_);
-    } catch (...) {
-      for (;;) std::this_thread::sleep_for(std::chrono::hours(1));
-    }
+    survive_shutdown([&] { PyEval_RestoreThread(state_); });
   }
 
  private:

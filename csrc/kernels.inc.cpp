@@ -368,6 +368,12 @@ inline double row_weight(const Problem& p, int64_t i) {
   return row_weight(p, i, label_at(p, i * p.label_stride));
 }
 
+// Whether nothing comes from upstream of row i: its gradient is exactly 0, whatever its logits hold.
+inline bool is_silent(const Problem& p, int64_t i) {
+  const auto zero = [&](const double* upstream) { return !upstream || upstream[i] == 0; };
+  return p.has_upstream && zero(p.ce_upstream) && zero(p.lse_upstream) && zero(p.entropy_upstream);
+}
+
 struct Row {  // G_j = ∂ℓ/∂u_j = (mass − bend·d_j) S_j − soft·w_j y_j − smooth·w_j
   double lse, log_sum, loss;
   double mass, bend, soft, smooth;
@@ -539,7 +545,7 @@ void row_gradient(const Problem& p, const Outputs& out, int64_t i, const Statist
                   const T* ahead, const A* kept = nullptr) {
   const T* row = static_cast<const T*>(p.logits) + i * p.stride;
   T* to = out.grad ? static_cast<T*>(out.grad) + i * out.grad_stride : nullptr;
-  if (weight == 0) {
+  if (weight == 0 || is_silent(p, i)) {
     for (int64_t j = lo; to && j < hi; ++j) narrow(A(0), to + j);
     if (out.along) out.along[i] = 0;
     if (out.slope) out.slope[i] = 0;
@@ -632,7 +638,7 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
   const bool told = p.has_upstream;
   const A ce = A(p.ce_factor), z = A(p.z_loss * p.z_factor), none = std::numeric_limits<A>::quiet_NaN();
   alignas(64) A x[narrow_cols * L];  // columns
-  alignas(64) A weight[L], open[L], class_share[L], own[L], own_exp[L], loss[L], lse[L], target[L], by_ce[L], by_lse[L];
+  alignas(64) A weight[L], open[L], live[L], class_share[L], own[L], own_exp[L], loss[L], lse[L], target[L], by_ce[L], by_lse[L];
   int64_t label[L];
   for (int64_t first = lo; first < hi; first += L) {
     const int64_t count = min_of(L, hi - first);  // the last block repeats its last row
@@ -641,7 +647,7 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
       const int64_t i = first + min_of(r, count - 1);
       const int64_t y = label_at(p, i * p.label_stride);
       const double a = row_weight(p, i, y);
-      weight[r] = A(a), open[r] = A(a != 0);
+      weight[r] = A(a), open[r] = A(a != 0), live[r] = A(a != 0 && !is_silent(p, i));
       label[r] = max_of<int64_t>(column_of(p, y), 0);  // 0 also for an ignored row, of which nothing is used
       by_ce[r] = told && p.ce_upstream ? A(p.ce_upstream[i]) : A(0);
       by_lse[r] = told && p.lse_upstream ? A(p.lse_upstream[i]) : A(0);
@@ -671,11 +677,11 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
     const V<A> scale = u.k * mass / sum, nothing = V<A>{};
     store(loss, kept == A(0) ? nothing : l);
     store(lse, kept == A(0) ? splat<A>(none) : all);
-    store(target, kept == A(0) ? nothing : scale * load(own_exp) - u.k * share);
+    store(target, load(live) == A(0) ? nothing : scale * load(own_exp) - u.k * share);
     if (out.loss) for (int64_t r = 0; r < count; ++r) out.loss[first + r] = loss[r];
     if (out.lse) for (int64_t r = 0; r < count; ++r) out.lse[first + r] = lse[r];
     if (!out.grad) continue;
-    for (int64_t j = 0; j < cols; ++j) store(x + j * L, kept == A(0) ? nothing : load(x + j * L) * scale);
+    for (int64_t j = 0; j < cols; ++j) store(x + j * L, load(live) == A(0) ? nothing : load(x + j * L) * scale);
     T* to = static_cast<T*>(out.grad) + first * out.grad_stride;
     from_columns(x, count, cols, to, out.grad_stride);
     for (int64_t r = 0; r < count; ++r) narrow(target[r], to + r * out.grad_stride + label[r]);

@@ -15,6 +15,7 @@ from cases import logits, targets
 
 import softgrad
 from softgrad._core import backend, schedule, threads
+from softgrad._core.blas import single_threaded_blas
 
 COUNTS = (1, 2, 3, 5, 8, 16)
 
@@ -167,13 +168,13 @@ def test_blas_limit_is_lifted_again() -> None:
     with pytest.raises(ValueError, match="targets"):
         softgrad.linear_cross_entropy_with_grad(x, weight, np.full(50, 99), n_threads=2)
     assert blas() == before
-    with threads.single_threaded_blas():
+    with single_threaded_blas():
         assert set(blas()) == {1}
-        with threads.single_threaded_blas():
+        with single_threaded_blas():
             assert set(blas()) == {1}
         assert set(blas()) == {1}
     assert blas() == before
-    with pytest.raises(KeyError), threads.single_threaded_blas():
+    with pytest.raises(KeyError), single_threaded_blas():
         raise KeyError
     assert blas() == before
 
@@ -190,13 +191,13 @@ def test_blas_limit_works_from_any_thread_and_is_lifted_by_any() -> None:
     seen: list[list[int]] = []
 
     def other() -> None:
-        with threads.single_threaded_blas():
+        with single_threaded_blas():
             seen.append(blas())
             entered.set()
             leave.wait(30)
 
     for _ in range(2):
-        with threads.single_threaded_blas():
+        with single_threaded_blas():
             assert set(blas()) == {1}
             thread = threading.Thread(target=other)
             thread.start()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from softgrad import reference
-from softgrad._core.threads import single_threaded_blas
+from softgrad._core.blas import single_threaded_blas
 from softgrad.regression._class_blocks import Blocks
 from softgrad.regression._exact import Exact
 from softgrad.regression._inputs import checked

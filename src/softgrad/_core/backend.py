@@ -46,6 +46,11 @@ def kernels() -> ModuleType:
     return _current
 
 
+def native() -> ModuleType | None:
+    """Return the native module, whatever computes; None where it is not installed."""
+    return _native
+
+
 def select(name: str) -> None:
     """Compute with the implementation ``name`` from now on, in the whole process."""
     global _current

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from softgrad._core.arrays import Array
-from softgrad._core.threads import single_threaded_blas
+from softgrad._core.blas import single_threaded_blas
 
 
 class Products:

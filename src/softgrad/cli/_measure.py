@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad._core.threads import single_threaded_blas
+from softgrad._core.blas import single_threaded_blas
 from softgrad.cli._results import Confusion, Evaluation, Reliability
 from softgrad.loss import cross_entropy, log_softmax
 

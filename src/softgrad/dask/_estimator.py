@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from sklearn.exceptions import ConvergenceWarning
 
 from softgrad import regression
-from softgrad._core.threads import single_threaded_blas
+from softgrad._core.blas import single_threaded_blas
 from softgrad._sklearn.monitor import STACK_LEVEL, Monitor, with_callbacks
 from softgrad._sklearn.parameters import check_parameters
 from softgrad._sklearn.targets import column_names

@@ -20,7 +20,7 @@ from dask.base import compute, persist
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph
 
-from softgrad._core.threads import single_threaded_blas
+from softgrad._core.blas import single_threaded_blas
 
 FAN_IN = 8  # of the tree
 FEW_BYTES = 16 << 10  # of arguments that go with each task

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softgrad._core.threads import single_threaded_blas
+from softgrad._core.blas import single_threaded_blas
 from softgrad.regression._exact import Exact
 from softgrad.regression._inputs import ProblemVariables, checked
 from softgrad.regression._lbfgs import lbfgs

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from softgrad._core.threads import single_threaded_blas
+from softgrad._core.blas import single_threaded_blas
 from softgrad.regression._fit import FitInterrupted, FitResult, check_options, solve
 from softgrad.regression._inputs import ProblemVariables, checked
 from softgrad.regression._state import Progress

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from softgrad._core.arrays import Array
+from softgrad._core.blas import single_threaded_blas
 from softgrad._core.products import NUMPY, Products
-from softgrad._core.threads import single_threaded_blas
 from softgrad.torch._tensors import HALF, array_of, tensor_of
 
 VARIABLE = "SOFTGRAD_TORCH_PRODUCTS"
