@@ -100,6 +100,17 @@ def check_logits(logits: Any, name: str = "input") -> None:
         raise ValueError(f"{name} needs a class axis; got a single number")
 
 
+def stands_for_logits(value: Any) -> bool:
+    """Return whether a value is no tensor but has ``__torch_function__``, as those of `softgrad.torch.transformers`."""
+    return not isinstance(value, Tensor) and hasattr(type(value), "__torch_function__")
+
+
+def overridden(function: Any, stand_in: Any, *arguments: Any, **options: Any) -> Any:
+    """Hand a call to an input that stands for logits, which computes or refuses it."""
+    kind = type(stand_in)
+    return kind.__torch_function__(function, (kind,), (stand_in, *arguments), options)
+
+
 def split_target(target: Any) -> tuple[Any, Any]:
     """Targets as (labels or soft targets, None), or (indices, values) of sparse ones."""
     if not isinstance(target, tuple):

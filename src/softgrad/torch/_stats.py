@@ -21,8 +21,10 @@ from softgrad.torch._call import (
     check_weights,
     class_axis,
     number,
+    overridden,
     soft_ignore,
     split_target,
+    stands_for_logits,
 )
 from softgrad.torch._composite import INFINITY, Row
 from softgrad.torch._documented import TRANSFORM, documented
@@ -146,6 +148,8 @@ def prediction_stats(
     ----------
     Cover and Thomas, "Elements of Information Theory", 2006, equation 2.1 (entropy).
     """
+    if stands_for_logits(input):
+        return overridden(prediction_stats, input)
     check_logits(input)
     axis = class_axis(input)
     target, values = split_target(target) if target is not None else (None, None)
@@ -238,6 +242,8 @@ def linear_prediction_stats(
     ----------
     Cover and Thomas, "Elements of Information Theory", 2006, equation 2.1 (entropy).
     """
+    if stands_for_logits(input):
+        return overridden(linear_prediction_stats, input)
     x, linear_weight, linear_bias = layer_of(input, linear_weight, linear_bias)
     target, values = split_target(target) if target is not None else (None, None)
     scalars = followed_scalars(logit_scale=logit_scale, temperature=temperature)

@@ -17,8 +17,10 @@ from softgrad.torch._call import (
     check_targets,
     check_weights,
     number,
+    overridden,
     soft_ignore,
     split_target,
+    stands_for_logits,
 )
 from softgrad.torch._composite import check_labels, has_tangent
 from softgrad.torch._documented import LOSS, documented
@@ -123,6 +125,8 @@ def linear_cross_entropy(
             smooth_finite_only=smooth_finite_only, softcap=softcap, z_loss=z_loss, max_memory=max_memory,
             accumulate_dtype=accumulate_dtype, options=options, impl=impl, n_threads=n_threads,
         )  # fmt: skip
+    if stands_for_logits(input):
+        return overridden(linear_cross_entropy, input)
     x, linear_weight, linear_bias = layer_of(input, linear_weight, linear_bias)
     target, values = split_target(target)
     if shift:

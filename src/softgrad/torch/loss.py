@@ -18,8 +18,10 @@ from softgrad.torch._call import (
     check_weights,
     class_axis,
     number,
+    overridden,
     soft_ignore,
     split_target,
+    stands_for_logits,
 )
 from softgrad.torch._documented import LOSS, documented
 from softgrad.torch._function import CrossEntropyFunction, Transformable, nested_forward, transformed
@@ -158,6 +160,13 @@ def cross_entropy(
             input, target, weight, sample_weight, logit_scale, temperature, inplace, ignore_index=ignore_index,
             reduction=reduction, label_smoothing=label_smoothing, smooth_finite_only=smooth_finite_only,
             softcap=softcap, z_loss=z_loss, n_threads=n_threads,
+        )  # fmt: skip
+    if stands_for_logits(input):
+        return overridden(
+            cross_entropy, input, target, weight, ignore_index=ignore_index, reduction=reduction,
+            label_smoothing=label_smoothing, sample_weight=sample_weight, smooth_finite_only=smooth_finite_only,
+            logit_scale=logit_scale, softcap=softcap, temperature=temperature, z_loss=z_loss, inplace=inplace,
+            n_threads=n_threads,
         )  # fmt: skip
     check_logits(input)
     axis = class_axis(input)
