@@ -100,6 +100,18 @@ def check_logits(logits: Any, name: str = "input") -> None:
         raise ValueError(f"{name} needs a class axis; got a single number")
 
 
+def is_dtensor(value: Any) -> bool:
+    """Return whether a value is a DTensor, without the import, which takes longer than a loss."""
+    return type(value).__name__ == "DTensor"
+
+
+def refuse_dtensors(function: str, **arguments: Any) -> None:
+    """Raise for a DTensor, whose memory is a part of it, where none is expected."""
+    for name, value in arguments.items():
+        if any(is_dtensor(part) for part in (value if isinstance(value, tuple) else (value,))):
+            raise TypeError(f"{function} takes no DTensors, and {name} is one; hand over its full_tensor()")
+
+
 def stands_for_logits(value: Any) -> bool:
     """Return whether a value is no tensor but has ``__torch_function__``, as those of `softgrad.torch.transformers`."""
     return not isinstance(value, Tensor) and hasattr(type(value), "__torch_function__")

@@ -22,6 +22,7 @@ from softgrad.torch._call import (
     class_axis,
     number,
     overridden,
+    refuse_dtensors,
     soft_ignore,
     split_target,
     stands_for_logits,
@@ -150,6 +151,10 @@ def prediction_stats(
     """
     if stands_for_logits(input):
         return overridden(prediction_stats, input)
+    refuse_dtensors(
+        "prediction_stats", input=input, target=target, sample_weight=sample_weight, logit_scale=logit_scale,
+        temperature=temperature,
+    )  # fmt: skip
     check_logits(input)
     axis = class_axis(input)
     target, values = split_target(target) if target is not None else (None, None)
@@ -244,6 +249,10 @@ def linear_prediction_stats(
     """
     if stands_for_logits(input):
         return overridden(linear_prediction_stats, input)
+    refuse_dtensors(
+        "linear_prediction_stats", input=input, linear_weight=linear_weight, target=target, linear_bias=linear_bias,
+        sample_weight=sample_weight, logit_scale=logit_scale, temperature=temperature,
+    )  # fmt: skip
     x, linear_weight, linear_bias = layer_of(input, linear_weight, linear_bias)
     target, values = split_target(target) if target is not None else (None, None)
     scalars = followed_scalars(logit_scale=logit_scale, temperature=temperature)

@@ -16,6 +16,7 @@ from softgrad.torch._call import (
     check_logits,
     check_targets,
     check_weights,
+    is_dtensor,
     number,
     overridden,
     soft_ignore,
@@ -116,7 +117,7 @@ def linear_cross_entropy(
     ----------
     Wijmans et al., "Cut your losses in large-vocabulary language models", 2024, section 4 (never making the logits).
     """
-    if "DTensor" in (type(linear_weight).__name__, type(input).__name__):  # by name: to import it takes long
+    if is_dtensor(linear_weight) or is_dtensor(input):
         from softgrad.torch import _dtensor
 
         return _dtensor.linear_cross_entropy(

@@ -17,6 +17,7 @@ from softgrad.torch._call import (
     check_targets,
     check_weights,
     class_axis,
+    is_dtensor,
     number,
     overridden,
     soft_ignore,
@@ -153,7 +154,7 @@ def cross_entropy(
     ----------
     Bishop, "Pattern Recognition and Machine Learning", 2006, equations 4.108 and 4.109.
     """
-    if type(input).__name__ == "DTensor":  # by name: to import it takes longer than a loss
+    if is_dtensor(input):
         from softgrad.torch import _dtensor
 
         return _dtensor.cross_entropy(
