@@ -147,7 +147,7 @@ def _complaint(names: list[str], values: list[str], fact: str) -> str:
     if not odd:
         return ""
     if fact.startswith(CONTENTS):  # checksums mean nothing to a reader
-        return f"{fact}, of which {', '.join(name for name, _ in odd)} has others than {rest}"
+        return f"{fact}, other on {', '.join(name for name, _ in odd)} than on {rest}"
     return f"{fact}: {', '.join(f'{name} has {value}' for name, value in odd)}, and {rest} {usual}"
 
 
