@@ -632,6 +632,17 @@ def ranks_that_disagree_are_named() -> list[Tensor]:
 
 
 @case
+def inputs_that_differ_are_named() -> list[Tensor]:
+    odd = dist.get_world_size() - 1
+    x, w, target = normal(N, D), mine(normal(V, D, seed=2), 0), labels_for(normal(N, V))
+    other = x[torch.tensor([1, 0, *range(2, N)])] if dist.get_rank() == odd else x  # the same numbers elsewhere
+    said = raises(RuntimeError, [f"other on rank {odd} than on rank 0", "the same on every rank"],
+                  lambda: vocab_parallel_linear_cross_entropy(other, w, target))  # fmt: skip
+    assert said.count("the contents of x") == said.count("the contents of") == 1
+    return [vocab_parallel_linear_cross_entropy(x, w, target)]
+
+
+@case
 def a_rank_that_refuses_is_named() -> list[Tensor]:
     odd = dist.get_world_size() - 1
     me = dist.get_rank() == odd

@@ -18,7 +18,14 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distrib
 from torch.distributed.tensor.parallel import loss_parallel
 from torch_cases import eighths, followed, labels_for, normal, soft_for, upstream_for
 
-from softgrad.torch import CrossEntropyLoss, LinearCrossEntropyLoss, cross_entropy, linear_cross_entropy
+from softgrad.torch import (
+    CrossEntropyLoss,
+    LinearCrossEntropyLoss,
+    cross_entropy,
+    linear_cross_entropy,
+    linear_prediction_stats,
+    prediction_stats,
+)
 
 CASES: dict[str, Any] = {}
 
@@ -211,6 +218,109 @@ def what_cannot_be_is_refused() -> None:
     raises(ValueError, ["shift before"], lambda: linear_cross_entropy(
         spread(normal(4, 4, D), mesh, Shard(1), Replicate()), w, target[:4], shift=True))  # fmt: skip
     raises(ValueError, ["lies on"], lambda: cross_entropy(logits, spread(target, mesh_of(False), Replicate())))
+
+
+def apart(tensor: Tensor, odd: int) -> Tensor:
+    """The tensor, whose last element is another one on one rank."""
+    other = tensor.clone()
+    if dist.get_rank() == odd:
+        other.view(-1)[-1] = torch.nextafter(other.view(-1)[-1], torch.tensor(9.0, dtype=tensor.dtype))
+    return other
+
+
+REMEDY = ["hand over DTensors sharded by rows", "full_tensor()"]
+
+
+def each_plain_argument(mesh: Any, odd: int) -> dict[str, list[Any]]:
+    """Calls whose argument of that name is another one on one rank; with ``odd`` −1 none is."""
+    o, x, w, b = normal(8, V), normal(8, D), normal(V, D, seed=2), normal(V, seed=3)
+    logits, head = (spread(t, mesh, Replicate(), Shard(axis)) for t, axis in ((o, 1), (w, 0)))
+    target, (index, values) = labels_for(o), targets_of(o, 1)["sparse"]
+    soft, weight, rows, bias = (apart(t, odd) for t in (soft_for(o), eighths(V), eighths(8), b))
+    tau, inputs, shares = (apart(t, odd) for t in (torch.tensor(0.7, dtype=torch.float64), x, values))
+    return {
+        "target": [
+            lambda: cross_entropy(logits, soft),
+            lambda: cross_entropy(logits, (index, shares)),
+            lambda: linear_cross_entropy(x, head, soft),
+        ],
+        "weight": [
+            lambda: cross_entropy(logits, target, weight),
+            lambda: linear_cross_entropy(x, head, target, weight=weight),
+        ],
+        "sample_weight": [
+            lambda: cross_entropy(logits, target, sample_weight=rows),
+            lambda: linear_cross_entropy(x, head, target, sample_weight=rows),
+        ],
+        "input": [lambda: linear_cross_entropy(inputs, head, target)],
+        "linear_bias": [lambda: linear_cross_entropy(x, head, target, linear_bias=bias)],
+        "temperature": [lambda: cross_entropy(logits, target, temperature=tau)],
+    }
+
+
+@case
+def plain_tensors_that_differ_are_named() -> list[Tensor]:
+    """One bit on one rank, anywhere in the mesh: an error on every rank, and the group is as good as before."""
+    results = []
+    for two, odd in itertools.product((False, True), {0, dist.get_world_size() - 1}):
+        mesh = mesh_of(two)
+        for name, calls in each_plain_argument(mesh, odd).items():
+            words = ["disagree", f"the contents of {name}", f"rank {odd}", *REMEDY]
+            for call in calls:
+                said = raises(RuntimeError, words, call)
+                assert said.count("the contents of") == 1, said
+        results += [call().full_tensor() for calls in each_plain_argument(mesh, -1).values() for call in calls]
+    return results
+
+
+@case
+def a_sharded_head_beside_rows_of_ones_own() -> None:
+    """FSDP2 between passes: weights that are DTensors, and in data parallelism other rows on each rank."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(D, V, dtype=torch.float64)
+    w, b = head.weight.detach().clone(), head.bias.detach().clone()
+    fully_shard(head, mesh=mesh_of(False))
+    own = normal(5, D, seed=10 + dist.get_rank())
+    teacher = (own @ w.T).softmax(1)
+    raises(RuntimeError, ["the contents of input", "the contents of target", *REMEDY],
+           lambda: linear_cross_entropy(own, head.weight, teacher, linear_bias=head.bias))  # fmt: skip
+    loss = linear_cross_entropy(own, head.weight.full_tensor(), teacher, linear_bias=head.bias.full_tensor())
+    close(loss, cross_entropy(own @ w.T + b, teacher), "by the whole head")
+
+
+@case
+def a_rank_that_refuses_is_named_over_the_mesh() -> None:
+    odd = dist.get_world_size() - 1
+    mesh = mesh_of()
+    logits = spread(normal(8, V), mesh, Shard(0), Shard(1))
+    target = spread(labels_for(normal(8, V)), mesh, Shard(0), Replicate())
+    smoothing = 2.0 if dist.get_rank() == odd else 0.0
+    raises(
+        ValueError if dist.get_rank() == odd else RuntimeError,
+        ["label_smoothing=2.0"]
+        if dist.get_rank() == odd
+        else [f"rank {odd} refused its arguments", "label_smoothing=2.0"],
+        lambda: cross_entropy(logits, target, label_smoothing=smoothing),
+    )
+    smoothing = 0.2 if dist.get_rank() == odd else 0.0
+    raises(RuntimeError, ["label_smoothing", f"rank {odd}", "0.2", "0.0"],
+           lambda: cross_entropy(logits, target, label_smoothing=smoothing))  # fmt: skip
+
+
+@case
+def statistics_take_no_dtensors() -> None:
+    mesh = mesh_of(False)
+    o, x, w = normal(8, V), normal(8, D), normal(V, D)
+    target = labels_for(o)
+    for name, call in (
+        ("input", lambda: prediction_stats(spread(o, mesh, Shard(1)), target)),
+        ("target", lambda: prediction_stats(o, spread(target, mesh, Replicate()))),
+        ("sample_weight", lambda: prediction_stats(o, target, sample_weight=spread(eighths(8), mesh, Replicate()))),
+        ("linear_weight", lambda: linear_prediction_stats(x, spread(w, mesh, Shard(0)), target)),
+        ("linear_bias", lambda: linear_prediction_stats(x, w, linear_bias=spread(normal(V), mesh, Shard(0)))),
+        ("target", lambda: linear_prediction_stats(x, w, spread(targets_of(o, 1)["sparse"], mesh, Replicate()))),
+    ):
+        raises(TypeError, ["prediction_stats takes no DTensors", f"{name} is one", "full_tensor()"], call)
 
 
 class Model(torch.nn.Module):

@@ -26,6 +26,7 @@ from torch_cases import same_bits
 
 from softgrad._core import backend
 from softgrad.torch import cross_entropy, linear_cross_entropy, parallel
+from softgrad.torch._parallel_group import fingerprint
 from softgrad.torch._parallel_kernels import RECORD
 
 HERE = Path(__file__).parent
@@ -124,6 +125,34 @@ def test_compiled_code_goes_around_it() -> None:
         results.append((loss.detach(), *torch.autograd.grad(loss, (logits, weight))))
     for a, b in zip(*results, strict=True):
         assert same_bits(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.int8, torch.int64, torch.bool])
+def test_fingerprints(dtype: torch.dtype) -> None:
+    """Of values, wherever they lie; one other value is another fingerprint."""
+    values = (torch.arange(4000).reshape(40, 100) % 97).to(dtype)
+    prints = {fingerprint(values)}
+    for same in (
+        values.clone(),
+        values.T.clone().T,
+        torch.cat([values, values])[40:],
+        values.clone().requires_grad_(dtype.is_floating_point),
+    ):
+        assert fingerprint(same) in prints
+    for place in (0, 17, 3999):
+        other = values.clone()
+        other.view(-1)[place] = 1 - other.view(-1)[place].int()
+        prints.add(fingerprint(other))
+    prints.add(fingerprint(values.flip(0)))
+    assert len(prints) == 5
+    assert fingerprint(values[0, 0]) != fingerprint(values[:0]) != ""
+    assert fingerprint(None) == ""
+
+
+def test_fingerprints_of_negative_views() -> None:
+    values = torch.complex(torch.zeros(5), torch.arange(5.0)).conj().imag
+    assert values.is_neg()
+    assert fingerprint(values) == fingerprint(-torch.arange(5.0))
 
 
 def test_the_record_is_the_kernels() -> None:

@@ -8,6 +8,7 @@ import io
 import subprocess
 import sys
 import tracemalloc
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,7 +20,15 @@ from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from softgrad.torch import patch_transformers, unpatch_transformers
+from softgrad.torch import (
+    CrossEntropyLoss,
+    cross_entropy,
+    linear_cross_entropy,
+    linear_prediction_stats,
+    patch_transformers,
+    prediction_stats,
+    unpatch_transformers,
+)
 
 VOCABULARY, WIDTH, LENGTH = 101, 16, 12
 SIZES = {
@@ -178,14 +187,17 @@ class Sizes(TorchDispatchMode):
         return output
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "llama with an adapter", "gpt2", "gemma2"])
 def test_no_logits_in_memory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     vocabulary, length = 30_000, 400
     for sizes in (SIZES, GPT2):
         monkeypatch.setitem(sizes, "vocab_size", vocabulary)
     for sizes, names in ((SIZES, "max_position_embeddings"), (GPT2, "n_positions")):
         monkeypatch.setitem(sizes, names, length)
-    model = patch_transformers(build(name))
+    model = build(name.split()[0])
+    if "adapter" in name:
+        model.lm_head = Adapter(model.lm_head)
+    patch_transformers(model)
     tokens = torch.randint(3, vocabulary, (2, length), generator=torch.Generator().manual_seed(2))
     logits = tokens.numel() * vocabulary
 
@@ -403,7 +415,28 @@ def of_the_first(logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
     return functional.cross_entropy(logits[0, 2:-1], labels[0, 2:-1]) + functional.cross_entropy(logits[1], labels[1])
 
 
-@pytest.mark.parametrize("loss", [shifted, scaled_and_capped, by_row, of_the_first])
+def by_softgrad(logits: Tensor, labels: Tensor, vocab_size: int, **_: Any) -> Tensor:
+    options = {"label_smoothing": 0.1, "z_loss": 0.2, "temperature": 0.7, "logit_scale": -1.5, "softcap": 3.0}
+    weights = {"weight": torch.linspace(1, 2, vocab_size), "sample_weight": torch.linspace(0, 1, labels.numel())}
+    return cross_entropy(2 * logits.view(-1, vocab_size), labels.view(-1), **weights, **options)
+
+
+def by_softgrad_once_capped(logits: Tensor, labels: Tensor, vocab_size: int, **_: Any) -> Tensor:
+    capped = -(2.0 * torch.tanh(logits / 2.0))
+    loss = CrossEntropyLoss(reduction="sum", logit_scale=-1.5, z_loss=0.1)
+    return loss(capped.view(-1, vocab_size), labels.view(-1))
+
+
+def by_rows_in_turn(logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
+    assert len(logits) == len(labels)
+    losses = [cross_entropy(one, own) for one, own in zip(logits, labels, strict=True)]
+    return torch.stack(losses).sum()
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [shifted, scaled_and_capped, by_row, of_the_first, by_softgrad, by_softgrad_once_capped, by_rows_in_turn],
+)
 def test_other_losses_are_followed(loss: Callable[..., Tensor]) -> None:
     model = build("llama")
     model.loss_function = loss
@@ -425,9 +458,37 @@ REFUSED: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda logits: functional.cross_entropy(logits, torch.zeros(2, VOCABULARY)),
         r"of logits of shape",
     ),
-    "an old argument": (
-        lambda logits: functional.cross_entropy(logits[0], torch.zeros(LENGTH).long(), reduce=False),
-        "by size_average or reduce",
+    "a list": (lambda logits: torch.cat([logits[0], logits[1]]), "passes its logits to cat"),
+    "a tuple behind a tensor": (lambda logits: torch.stack((torch.ones(3), logits)), "passes its logits to stack"),
+    "a keyword": (lambda logits: torch.vstack(tensors=[logits, logits]), "passes its logits to vstack"),
+    "log-probabilities": (
+        lambda logits: functional.nll_loss(torch.log_softmax(logits[0], -1), torch.zeros(LENGTH).long()),
+        "passes its logits to log_softmax",
+    ),
+    "another loss": (
+        lambda logits: functional.nll_loss(logits[0], torch.zeros(LENGTH).long()),
+        "passes its logits to nll_loss",
+    ),
+    "statistics": (lambda logits: prediction_stats(logits), "passes its logits to prediction_stats"),
+    "statistics of a layer": (
+        lambda logits: linear_prediction_stats(logits, torch.ones(3, VOCABULARY)),
+        "passes its logits to linear_prediction_stats",
+    ),
+    "another head": (
+        lambda logits: linear_cross_entropy(logits, torch.ones(3, VOCABULARY), torch.zeros(2, LENGTH).long()),
+        "passes its logits to linear_cross_entropy",
+    ),
+    "memory to write over": (
+        lambda logits: cross_entropy(logits[0], torch.zeros(LENGTH).long(), inplace=True),
+        "takes cross_entropy with inplace=True",
+    ),
+    "a cap over a cap": (
+        lambda logits: cross_entropy(logits[0].tanh(), torch.zeros(LENGTH).long(), softcap=2.0),
+        "caps them twice",
+    ),
+    "a learnt scale of a cap": (
+        lambda logits: cross_entropy(logits[0].tanh(), torch.zeros(LENGTH).long(), logit_scale=torch.tensor(2.0)),
+        "by a tensor",
     ),
     "no loss at all": (lambda logits: torch.zeros((), requires_grad=True), "takes its loss elsewhere"),
 }
@@ -446,8 +507,177 @@ def test_other_losses_are_refused(case: str) -> None:
     assert model(**inputs).logits is None
 
 
+@pytest.mark.parametrize("size_average", [None, False, True])
+@pytest.mark.parametrize("reduce", [None, False, True])
+def test_deprecated_arguments(size_average: bool | None, reduce: bool | None) -> None:
+    model = build("llama")
+
+    def loss(logits: Tensor, labels: Tensor, **_: Any) -> Tensor:
+        return functional.cross_entropy(logits[0], labels[0], size_average=size_average, reduce=reduce).sum()
+
+    model.loss_function = loss
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "size_average and reduce args")
+        same_step(model, **batch())
+
+
+# --- adapters, and weights that come and go ---
+
+
+class Adapter(nn.Module):
+    """LoRA as PEFT computes it: a base layer, and for each adapter ``s·B(A(dropout(x)))``."""
+
+    def __init__(self, base: nn.Linear, ranks: tuple[int, ...] = (4,), bias: bool = False) -> None:
+        super().__init__()
+        self.base_layer = base.requires_grad_(False)
+        self.dropout, self.scaling = nn.Dropout(0.3), [2.0, 0.7][: len(ranks)]
+        self.lora_a = nn.ModuleList(nn.Linear(base.in_features, rank, bias=False) for rank in ranks)
+        self.lora_b = nn.ModuleList(nn.Linear(rank, base.out_features, bias=bias) for rank in ranks)
+        self.magnitude: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base_layer(x)
+        dtype = result.dtype
+        for a, b, scaling in zip(self.lora_a, self.lora_b, self.scaling, strict=True):
+            result = result + b(a(self.dropout(x.to(a.weight.dtype)))) * scaling
+        if self.magnitude is not None:  # as DoRA
+            result = result * self.magnitude
+        return result.to(dtype)
+
+
+@pytest.mark.parametrize(("ranks", "bias"), [((4,), False), ((4, 3), True)])
+@pytest.mark.parametrize("name", ["llama", "gemma2"])
+def test_adapters_of_the_head(name: str, ranks: tuple[int, ...], bias: bool) -> None:
+    model, inputs = build(name), batch()
+    model.set_output_embeddings(Adapter(model.get_output_embeddings(), ranks, bias))
+    steps = []
+    for patched in (False, True):
+        if patched:
+            patch_transformers(model)
+        torch.manual_seed(3)
+        steps.append(step(model, **inputs))
+    (plain, expected), (output, found) = steps
+    assert output.logits is None
+    torch.testing.assert_close(output.loss, plain.loss, rtol=2e-6, atol=0)
+    assert found.keys() == expected.keys()
+    assert any("lora_b.0" in key for key in found)
+    for key, gradient in expected.items():
+        torch.testing.assert_close(found[key], gradient, rtol=0, atol=5e-6 * float(gradient.abs().max()), msg=key)
+
+
+def test_adapters_added_afterwards() -> None:
+    model, inputs = patch_transformers(build("llama")), batch()
+    model.lm_head = Adapter(model.lm_head).eval()
+    output = model(**inputs)
+    assert output.logits is None
+    torch.testing.assert_close(output.loss, unpatch_transformers(model)(**inputs).loss)
+    assert "forward" not in model.lm_head.base_layer.__dict__
+
+
+def test_adapters_of_another_type() -> None:
+    """A half-precision base with adapters in float32, as PEFT makes them."""
+    model, inputs = build("llama").bfloat16(), batch()
+    model.lm_head = Adapter(model.lm_head).eval()
+    plain, expected = step(model, **inputs)
+    output, found = step(patch_transformers(model), **inputs)
+    torch.testing.assert_close(output.loss, plain.loss, rtol=5e-3, atol=0)
+    for key in ("lm_head.lora_a.0.weight", "lm_head.lora_b.0.weight"):
+        assert found[key].dtype == torch.float32
+        torch.testing.assert_close(found[key], expected[key], rtol=0, atol=0.03 * float(expected[key].abs().max()))
+
+
+def test_adapters_that_are_refused() -> None:
+    model = patch_transformers(build("llama"))
+    model.lm_head = Adapter(model.lm_head)
+    model.lm_head.magnitude = torch.ones(VOCABULARY)
+    with pytest.raises(NotImplementedError, match=r"LlamaForCausalLM scales its logits by a Tensor"):
+        model(**batch())
+    model.lm_head = Adapter(build("llama").lm_head)
+    model.lm_head.base_layer.weight = nn.Parameter(model.lm_head.base_layer.weight.data.as_subclass(Quantised))
+    with pytest.raises(NotImplementedError, match=r"adapters around an output embedding whose weight is no plain"):
+        model(**batch())
+
+
+class Quantised(Tensor):
+    """A weight with a meaning of its own."""
+
+
+def hook(layer: nn.Module, weight: Tensor) -> None:
+    """Offload a layer as `accelerate` does: its weight has memory during its forward pass only."""
+    layer._old_forward = layer.forward
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        layer.weight = nn.Parameter(weight, requires_grad=False)
+        try:
+            return layer._old_forward(*args, **kwargs)
+        finally:
+            layer.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
+
+    layer.forward = forward
+    layer.weight = nn.Parameter(weight.to("meta"), requires_grad=False)
+
+
+@pytest.mark.parametrize("first", ["the patch", "the hook"])
+def test_an_offloaded_head(first: str) -> None:
+    model, inputs = build("llama"), batch()
+    weight = model.lm_head.weight.detach().clone()
+    loss = model(**inputs).loss
+    if first == "the patch":
+        patch_transformers(model)
+    hook(model.lm_head, weight)
+    patch_transformers(model)
+    output = model(**inputs)
+    output.loss.backward()
+    assert output.logits is None
+    assert model.lm_head.weight.is_meta
+    torch.testing.assert_close(output.loss, loss)
+    again = unpatch_transformers(model)(**inputs)  # the hook stays
+    assert again.logits.shape == (2, LENGTH, VOCABULARY)
+    torch.testing.assert_close(again.loss, loss)
+
+
+def partitioned(weight: Tensor) -> None:
+    """As DeepSpeed ZeRO-3 leaves a weight between passes."""
+    weight.data = torch.empty(0)
+
+
+def freed(weight: Tensor) -> None:
+    """As FSDP leaves a weight whose layer is sharded by itself."""
+    weight.untyped_storage().resize_(0)
+
+
+@pytest.mark.parametrize(
+    ("lose", "message"),
+    [(partitioned, r"has shape \(0,\), as DeepSpeed ZeRO-3"), (freed, "has no memory, as fully_shard")],
+)
+def test_a_weight_that_goes_after_the_layer(lose: Callable[[Tensor], None], message: str) -> None:
+    model, inputs = patch_transformers(build("llama")), batch()
+    weight = model.lm_head.weight
+    whole = weight.detach().clone()
+    handle = model.lm_head.register_forward_hook(lambda *_: lose(weight))
+    with pytest.raises(NotImplementedError, match=rf"LlamaForCausalLM: the weight of the output embedding {message}"):
+        model(**inputs)
+    handle.remove()
+    model.lm_head.weight = nn.Parameter(whole)
+    assert model(**inputs).logits is None
+
+
+def test_a_weight_on_another_device() -> None:
+    model, inputs = patch_transformers(build("llama")), batch()
+    model.lm_head.to("meta")
+    with pytest.raises(NotImplementedError, match=r"the weight .* is on meta and its input on cpu: it is offloaded"):
+        model(**inputs)
+
+
+def test_a_weight_that_is_partitioned_from_the_start() -> None:
+    model = build("llama")
+    partitioned(model.lm_head.weight)
+    with pytest.raises(NotImplementedError, match=r"LlamaForCausalLM: the weight of the output embedding .*ZeRO-3"):
+        patch_transformers(model)
+
+
 class Head(nn.Linear):
-    """What an adapter or a quantised layer would be."""
+    """A layer that may compute something else."""
 
 
 def test_models_that_are_refused() -> None:

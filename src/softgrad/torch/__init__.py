@@ -2,11 +2,11 @@
 
 from softgrad._core.call import PredictionStats
 from softgrad.torch._products import report as products
-from softgrad.torch._transformers import patch_transformers, unpatch_transformers
 from softgrad.torch.linear import linear_cross_entropy
 from softgrad.torch.loss import cross_entropy
 from softgrad.torch.modules import CrossEntropyLoss, LinearCrossEntropyLoss
 from softgrad.torch.statistics import linear_prediction_stats, prediction_stats
+from softgrad.torch.transformers import patch_transformers, unpatch_transformers
 
 __all__ = [
     "CrossEntropyLoss",

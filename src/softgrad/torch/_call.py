@@ -159,6 +159,18 @@ def check_logits(logits: Any, name: str = "input") -> None:
         raise ValueError(f"{name} needs a class axis; got a single number")
 
 
+def is_dtensor(value: Any) -> bool:
+    """Return whether a value is a DTensor, without the import, which takes longer than a loss."""
+    return type(value).__name__ == "DTensor"
+
+
+def refuse_dtensors(function: str, **arguments: Any) -> None:
+    """Raise for a DTensor, whose memory is a part of it, where none is expected."""
+    for name, value in arguments.items():
+        if any(is_dtensor(part) for part in (value if isinstance(value, tuple) else (value,))):
+            raise TypeError(f"{function} takes no DTensors, and {name} is one; hand over its full_tensor()")
+
+
 def split_target(target: Any) -> tuple[Any, Any]:
     """Return targets as (labels or soft targets, None), or (indices, values) of sparse ones."""
     if not isinstance(target, tuple):
@@ -304,13 +316,15 @@ def refuse_inplace(logits: Tensor, path: Path) -> None:
         reach += stride * (length - 1)
 
 
-def foreign(tensor: Any, function: str) -> Callable[..., Any] | None:
-    """Return who computes ``function`` of a tensor that is not an ordinary one, if not this front-end.
+def foreign(value: Any, function: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Return who computes one of this front-end's functions of a value that is not an ordinary tensor, or None.
 
-    DTensors have implementations of their own.  An object may bring one as a method ``__softgrad_<function>__``.
+    DTensors have implementations of their own; an object with ``__torch_function__`` computes or refuses the call.
     """
-    if type(tensor).__name__ == "DTensor":  # by name: to import it takes longer than a loss
+    if is_dtensor(value):
         from softgrad.torch import _dtensor
 
-        return getattr(_dtensor, function, None)
-    return getattr(type(tensor), f"__softgrad_{function}__", None)
+        return getattr(_dtensor, function.__name__, None)
+    if isinstance(value, Tensor) or not hasattr(type(value), "__torch_function__"):
+        return None
+    return lambda *arguments, **options: type(value).__torch_function__(function, (type(value),), arguments, options)

@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from softgrad.torch._call import class_axis, outer_shape
 from softgrad.torch._parallel_call import cross_entropy_over, linear_cross_entropy_over
-from softgrad.torch._parallel_group import ALONE, Vary
+from softgrad.torch._parallel_group import ALONE, CONTENTS, Agreement, Vary, fingerprint
 
 
 class Layout:
@@ -25,6 +25,7 @@ class Layout:
         self.mesh, self.classes, self.rows = mesh, classes, rows  # rows: mesh dimension → axis among the rows' axes
         self.group = ALONE if classes is None else mesh.get_group(classes)
         self.row_groups = tuple(mesh.get_group(i) for i in sorted(rows))
+        self.plain: dict[str, list[Any]] = {}  # tensors taken for the same on every rank, by argument
 
     def placements(self, class_axis: int | None, sharded_rows: bool = True) -> tuple[Any, ...]:
         """Of a tensor with the classes at an axis, or none; rows' axes beyond it are moved up."""
@@ -46,6 +47,7 @@ class Layout:
                     f"{name} is a plain tensor, and the rows are sharded over the mesh; hand over a DTensor, "
                     "so that it is clear which rows these are"
                 )
+            self.plain.setdefault(name, []).append(tensor)
             tensor = DTensor.from_local(tensor, self.mesh, [Replicate()] * self.mesh.ndim, run_check=False)
         elif tensor.device_mesh != self.mesh:
             raise ValueError(f"{name} lies on {tensor.device_mesh}, and the classes on {self.mesh}")
@@ -66,9 +68,27 @@ class Layout:
         soft = isinstance(target, Tensor) and target.is_floating_point()
         return self.local(target, self.placements(rows_axis if soft else None), "target")
 
-    def numbers(self, value: Any) -> Any:
-        """A temperature that may have a derivative."""
-        return self.by_rows(self.local(value, self.placements(None, False), "a number"))
+    def numbers(self, **values: Any) -> dict[str, Any]:
+        """Temperatures that may have a derivative."""
+        whole = self.placements(None, False)
+        return {name: self.by_rows(self.local(value, whole, name)) for name, value in values.items()}
+
+    def agreement(self, function: str) -> Agreement:
+        """Return what the ranks of the mesh have to agree about.
+
+        Ranks that have other rows of unsharded classes need nothing from each other but sums, as in data parallelism,
+        and are not asked.
+        """
+        rows_alone = self.rows if self.classes is None else ()
+        asked = [i for i in range(self.mesh.ndim) if i != self.classes and i not in rows_alone]
+        facts = {}
+        if asked or self.classes is not None:
+            facts = {f"{CONTENTS}{name}": "".join(map(fingerprint, parts)) for name, parts in self.plain.items()}
+        remedy = (
+            "a plain tensor beside a DTensor is the same on every rank of the mesh; hand over DTensors sharded by "
+            "rows, or the full_tensor() of the sharded one"
+        )
+        return Agreement(function, facts, remedy=remedy, further=tuple(self.mesh.get_group(i) for i in asked))
 
     def whole(self, loss: Tensor, reduction: str, outer: tuple[int, ...]) -> DTensor:
         """The loss as a DTensor."""
@@ -106,17 +126,16 @@ def cross_entropy(
         raise ValueError("inplace=True does not go with DTensors")
     axis = class_axis(logits)
     layout = _layout(logits, axis, "input")
-    rows = layout.placements(None)
+    target = layout.targets(target, axis)
+    options |= layout.numbers(logit_scale=logit_scale, temperature=temperature)
+    options["weight"] = layout.by_rows(layout.local(weight, layout.placements(0, False), "weight"))
+    options["sample_weight"] = layout.local(sample_weight, layout.placements(None), "sample_weight")
     loss = cross_entropy_over(
-        "cross_entropy",
+        layout.agreement("cross_entropy"),
         logits.to_local(grad_placements=logits.placements),
-        layout.targets(target, axis),
+        target,
         layout.group,
         layout.row_groups,
-        weight=layout.by_rows(layout.local(weight, layout.placements(0, False), "weight")),
-        sample_weight=layout.local(sample_weight, rows, "sample_weight"),
-        logit_scale=layout.numbers(logit_scale),
-        temperature=layout.numbers(temperature),
         inplace=False,
         **options,
     )
@@ -143,19 +162,22 @@ def linear_cross_entropy(
     if shift and last - 1 in layout.rows.values():
         raise ValueError("shift=True needs the neighbours of each position, and the sequence is sharded: shift before")
     slices = layout.placements(0, False)
+    local_x = layout.local(x, layout.placements(None), "input")
+    linear = layout.by_rows(layout.local(linear, slices, "linear_weight"))
+    target = layout.targets(target, last)
+    bias = layout.by_rows(layout.local(bias, slices, "linear_bias"))
+    options |= layout.numbers(logit_scale=logit_scale, temperature=temperature)
+    options["weight"] = layout.by_rows(layout.local(weight, slices, "weight"))
+    options["sample_weight"] = layout.local(sample_weight, layout.placements(None), "sample_weight")
     loss = linear_cross_entropy_over(
-        "linear_cross_entropy",
-        layout.local(x, layout.placements(None), "input"),
-        layout.by_rows(layout.local(linear, slices, "linear_weight")),
-        layout.targets(target, last),
-        layout.by_rows(layout.local(bias, slices, "linear_bias")),
+        layout.agreement("linear_cross_entropy"),
+        local_x,
+        linear,
+        target,
+        bias,
         layout.group,
         layout.row_groups,
         reduce_x_grad=True,
-        weight=layout.by_rows(layout.local(weight, slices, "weight")),
-        sample_weight=layout.local(sample_weight, layout.placements(None), "sample_weight"),
-        logit_scale=layout.numbers(logit_scale),
-        temperature=layout.numbers(temperature),
         shift=shift,
         **options,
     )

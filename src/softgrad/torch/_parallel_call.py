@@ -31,24 +31,23 @@ from softgrad.torch._call import (
 from softgrad.torch._function import transformed
 from softgrad.torch._linear_function import Plan, accumulator
 from softgrad.torch._parallel_function import ParallelFunction, ParallelLinearFunction, through_logits
-from softgrad.torch._parallel_group import Place, agree, fingerprint, group_of
+from softgrad.torch._parallel_group import CONTENTS, Agreement, Place, fingerprint, group_of
 from softgrad.torch.linear import checked_impl, checked_memory, flat_rows, honoured, layer_of, shifted
 from softgrad.torch.loss import PLAIN, followed, followed_scalars, loss_dtype, refuse_inplace, scalar, soft_and_followed
 
 
 def cross_entropy_over(
-    function: str, logits: Tensor, target: Any, group: Any, row_groups: tuple[Any, ...], weight: Tensor | None,
+    agreement: Agreement, logits: Tensor, target: Any, group: Any, row_groups: tuple[Any, ...], weight: Tensor | None,
     ignore_index: int | None, reduction: str, label_smoothing: float, sample_weight: Tensor | None,
     smooth_finite_only: bool, logit_scale: Any, softcap: Any, temperature: Any, z_loss: Any, inplace: bool,
     n_threads: int | None,
 ) -> Tensor:  # fmt: skip
     """`vocab_parallel_cross_entropy`, of a batch whose rows are spread over ``row_groups``."""
     group = group_of(group)
-    facts: dict[str, Any] = {"function": function}
     error: Exception | None = None
     size = 0
     try:
-        _refuse_transforms(function, logits, target, weight, sample_weight)
+        _refuse_transforms(agreement.function, logits, target, weight, sample_weight)
         check_logits(logits, "local_logits")
         axis = class_axis(logits)
         target, values = split_target(target)
@@ -64,11 +63,11 @@ def cross_entropy_over(
         if inplace:
             refuse_inplace(logits, native)
         size = logits.shape[axis]
-        facts |= _facts(outer_shape(logits.shape, axis), logits, target, values, weight, sample_weight, call, scalars)
-        facts |= {"inplace": inplace, "gradients": _followed(local_logits=logits), "kernels": native}
+        _state(agreement, outer_shape(logits.shape, axis), logits, target, values, weight, sample_weight, call, scalars)
+        agreement.facts |= {"inplace": inplace, "gradients": _followed(local_logits=logits), "kernels": native}
     except Exception as caught:
         error = caught
-    place = _agree(group, logits, size, facts, error)
+    place = _agree(agreement, group, logits, size, error)
     _composite.check_labels(target, values, place.classes, call.options)
     tensors = (logits, target, values, weight, sample_weight)
     if native:
@@ -77,19 +76,18 @@ def cross_entropy_over(
 
 
 def linear_cross_entropy_over(
-    function: str, x: Tensor, linear: Tensor, target: Any, bias: Tensor | None, group: Any, row_groups: tuple[Any, ...],
-    reduce_x_grad: bool, weight: Tensor | None, ignore_index: int | None, reduction: str, label_smoothing: float,
-    sample_weight: Tensor | None, smooth_finite_only: bool, logit_scale: Any, softcap: Any, temperature: Any,
-    z_loss: Any, shift: bool, max_memory: int | None, accumulate_dtype: torch.dtype | None, options: Any,
-    impl: str | None, n_threads: int | None,
+    agreement: Agreement, x: Tensor, linear: Tensor, target: Any, bias: Tensor | None, group: Any,
+    row_groups: tuple[Any, ...], reduce_x_grad: bool, weight: Tensor | None, ignore_index: int | None, reduction: str,
+    label_smoothing: float, sample_weight: Tensor | None, smooth_finite_only: bool, logit_scale: Any, softcap: Any,
+    temperature: Any, z_loss: Any, shift: bool, max_memory: int | None, accumulate_dtype: torch.dtype | None,
+    options: Any, impl: str | None, n_threads: int | None,
 ) -> Tensor:  # fmt: skip
     """`vocab_parallel_linear_cross_entropy`, of a batch whose rows are spread over ``row_groups``."""
     group = group_of(group)
-    facts: dict[str, Any] = {"function": function}
     error: Exception | None = None
     size = 0
     try:
-        _refuse_transforms(function, x, linear, bias, target, weight, sample_weight)
+        _refuse_transforms(agreement.function, x, linear, bias, target, weight, sample_weight)
         inputs, linear, bias = layer_of(x, linear, bias, ("x", "local_weight", "bias"))
         if linear.ndim != 2:
             raise ValueError(f"local_weight has shape {tuple(linear.shape)}; it is (V_own, D)")
@@ -113,15 +111,17 @@ def linear_cross_entropy_over(
         plan = Plan(call, max_memory, max_rows, checked_impl(impl), accumulator(linear.dtype, accumulate_dtype))
         native = _native(inputs, target, values, weight, sample_weight, scalars) and impl != "composite"
         native = native and type(linear) in PLAIN
-        facts |= _facts(outer, inputs, target, values, weight, sample_weight, call, scalars)
-        facts |= {
+        _state(agreement, outer, inputs, target, values, weight, sample_weight, call, scalars)
+        agreement.facts |= {
             "features": inputs.shape[-1], "bias": bias is not None, "reduce_x_grad": reduce_x_grad,
             "max_memory": max_memory, "rows of a tile": max_rows, "accumulate_dtype": plan.accumulate_dtype,
             "gradients": _followed(x=inputs, local_weight=linear, bias=bias), "kernels": native,
         }  # fmt: skip
+        if f"{CONTENTS}input" not in agreement.facts:
+            agreement.own[f"{CONTENTS}x"] = fingerprint(x)
     except Exception as caught:
         error = caught
-    place = _agree(group, x, size, facts, error)
+    place = _agree(agreement, group, x, size, error)
     _composite.check_labels(target, values, place.classes, call.options, before=(len(outer) - 1, int(shift)))
     flat, target, values, sample_weight = flat_rows(inputs, size, target, values, sample_weight)
     tensors = (flat, linear, bias, target, values, weight, sample_weight)
@@ -132,8 +132,8 @@ def linear_cross_entropy_over(
     return loss.reshape(outer) if reduction == "none" else loss
 
 
-def _agree(group: Any, tensor: Any, size: int, facts: dict[str, Any], error: Exception | None) -> Place:
-    place = agree(group, tensor.device if isinstance(tensor, Tensor) else "cpu", size, facts, error)
+def _agree(agreement: Agreement, group: Any, tensor: Any, size: int, error: Exception | None) -> Place:
+    place = agreement.reach(group, tensor.device if isinstance(tensor, Tensor) else "cpu", size, error)
     if place.classes == 0:
         raise ValueError("no rank has a class")
     return place
@@ -165,25 +165,26 @@ def _followed(**tensors: Any) -> str:
     return " ".join(name for name, tensor in tensors.items() if followed(tensor)) or "none"
 
 
-def _facts(
-    outer: tuple[int, ...], logits: Tensor, target: Any, values: Any, weight: Any, sample_weight: Any, call: Call,
-    scalars: dict[str, Tensor],
-) -> dict[str, Any]:  # fmt: skip
-    """What all ranks have to agree about."""
+def _state(
+    agreement: Agreement, outer: tuple[int, ...], logits: Tensor, target: Any, values: Any, weight: Any,
+    sample_weight: Any, call: Call, scalars: dict[str, Tensor],
+) -> None:  # fmt: skip
+    """Write down the facts of a call that all ranks have to agree about."""
+    labelled = values is None and not target.is_floating_point()
     if values is not None:
         kind = f"sparse ({target.dtype}, {values.dtype}), {target.shape[-1]} a row"
     else:
-        kind = f"{'soft' if target.is_floating_point() else 'labels'} ({target.dtype})"
-    facts: dict[str, Any] = {
-        "rows": outer,
+        kind = f"{'labels' if labelled else 'soft'} ({target.dtype})"
+    soft = None if labelled else target if values is None else values
+    agreement.facts |= {
         "dtype": f"{logits.dtype} on {logits.device.type}",
         "the kind of target": kind,
+        **{f.name: getattr(call.options, f.name) for f in fields(Options) if not f.name.endswith("_weight")},
+        "weight": weight is not None,
+        "sample_weight": sample_weight is not None,
+        "derivatives": _followed(weight=weight, sample_weight=sample_weight, target=soft, **scalars),
     }
-    facts |= {f.name: getattr(call.options, f.name) for f in fields(Options) if not f.name.endswith("_weight")}
-    facts |= {"weight": weight is not None, "sample_weight": sample_weight is not None}
-    soft = values if values is not None else target if target.is_floating_point() else None
-    facts["derivatives"] = _followed(weight=weight, sample_weight=sample_weight, target=soft, **scalars)
-    if values is not None or not target.is_floating_point():
-        facts["the contents of target"] = fingerprint(target) + fingerprint(values)
-    facts["the contents of sample_weight"] = fingerprint(sample_weight)
-    return facts
+    agreement.own["rows"] = outer
+    if labelled or values is not None:
+        agreement.own[f"{CONTENTS}target"] = fingerprint(target) + fingerprint(values)
+    agreement.own[f"{CONTENTS}sample_weight"] = fingerprint(sample_weight)

@@ -1,8 +1,9 @@
-"""Ranks that share a vocabulary: what each has to agree with before anything is reduced, and the reductions.
+"""Ranks that share a vocabulary: their agreement about a call before anything is reduced, and the reductions.
 
 Every call begins with one all-gather of a header of fixed size, so that a rank with another shape, dtype, option or
 target, or one that has refused its arguments, is found before reductions of different sizes meet: all ranks raise, and
-name it.  The header carries the sizes of the slices as well.
+name it.  The header carries the sizes of the slices as well.  On a mesh of several dimensions a second header goes over
+each further dimension in turn, with the verdict of the first, so that all ranks of the mesh raise alike.
 
 `Sum` and `Vary` are the pair of transposes that makes the composition differentiable to any order.  A tensor is either
 the same on all ranks, or each rank has its own.  ``Sum`` turns the latter into the former and ``Vary`` is the way back:
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -22,6 +24,7 @@ from torch import Tensor
 ALONE = "alone"  # a group of one rank, with nobody to ask
 HEADER_BYTES = 2048
 SIZE_DIGITS = 20  # of the slice's size, at the head of the header
+CONTENTS = "the contents of "  # what checksums are facts about
 
 
 class Place(NamedTuple):
@@ -64,60 +67,88 @@ def group_of(group: Any) -> Any:
 
 
 def fingerprint(tensor: Tensor | None) -> str:
-    """A few digits that differ where the contents do; nothing for tensors that are not in this process's memory."""
-    if tensor is None or tensor.device.type != "cpu":
+    """Return the CRC-32 of a tensor's bytes: contents that differ share it with probability 2⁻³²."""
+    if tensor is None:
         return ""
-    data = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-    return f"{zlib.crc32(data.tobytes()):08x}"
+    data: Any = tensor.detach().resolve_neg().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return f"{zlib.crc32(memoryview(data)):08x}"
 
 
-def agree(group: Any, device: Any, size: int, facts: dict[str, Any], error: Exception | None) -> Place:
-    """Exchange headers; the place of this rank, if all agree about ``facts`` and no rank brings an ``error``."""
-    if group is ALONE:
+@dataclass
+class Agreement:
+    """Facts about a call that ranks have to share."""
+
+    function: str
+    facts: dict[str, Any] = field(default_factory=dict)  # on all ranks
+    own: dict[str, Any] = field(default_factory=dict)  # on the ranks that share the classes of some rows
+    remedy: str = ""  # for contents that differ
+    further: tuple[Any, ...] = ()  # groups along the other dimensions of the mesh
+
+    def reach(self, group: Any, device: Any, size: int, error: Exception | None) -> Place:
+        """Exchange headers; return this rank's place, or raise on every rank."""
+        refusal = None if error is None else f"{type(error).__name__}: {error}"
+        facts = {"function": self.function, **self.facts}
+        place, verdict = Place(group, 0, (size,)), None
+        if group is not ALONE:
+            heads, texts = self._exchange(group, device, size, _text({**facts, **self.own}, refusal, None))
+            verdict = self._verdict(group, texts)
+            place = Place(group, dist.get_rank(group), tuple(map(int, heads)))
+        for other in self.further:
+            _, texts = self._exchange(other, device, 0, _text(facts, refusal, verdict))
+            verdict = self._verdict(other, texts)
         if error is not None:
             raise error
-        return Place(group, 0, (size,))
-    text = f"{size:<{SIZE_DIGITS}}" + _text(facts, error)
-    header = text.encode()[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0")
-    with torch._C._DisableFuncTorch():  # the header is data, also where the call is refused for being transformed
-        own = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(device)
-        everyone = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-        reduced(lambda: dist.all_gather(everyone, own, group=group), group, str(facts["function"]))
-        found = [bytes(one.cpu().numpy()).rstrip(b"\0") for one in everyone]
-    if error is not None:
-        raise error
-    if any(one[SIZE_DIGITS:] != found[0][SIZE_DIGITS:] for one in found):
-        raise _disagreement(
-            group, str(facts["function"]), [one[SIZE_DIGITS:].decode(errors="replace") for one in found]
-        )
-    return Place(group, dist.get_rank(group), tuple(int(one[:SIZE_DIGITS]) for one in found))
+        if verdict is not None:
+            raise RuntimeError(f"{self.function}: {verdict}")
+        return place
+
+    def _exchange(self, group: Any, device: Any, size: int, text: str) -> tuple[list[str], list[str]]:
+        header = f"{size:<{SIZE_DIGITS}}{text}".encode()[:HEADER_BYTES].ljust(HEADER_BYTES, b"\0")
+        with torch._C._DisableFuncTorch():  # the header is data, also where the call is refused for being transformed
+            own = torch.frombuffer(bytearray(header), dtype=torch.uint8).to(device)
+            everyone = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+            reduced(lambda: dist.all_gather(everyone, own, group=group), group, self.function)
+            found = [bytes(one.cpu().numpy()).rstrip(b"\0").decode(errors="replace") for one in everyone]
+        return [one[:SIZE_DIGITS] for one in found], [one[SIZE_DIGITS:] for one in found]
+
+    def _verdict(self, group: Any, texts: list[str]) -> str | None:
+        """Return the same account of a disagreement on every rank of the group."""
+        if all(text == texts[0] and text.startswith("facts") for text in texts):
+            return None
+        for text in texts:
+            if text.startswith("verdict"):
+                return text.split("\n", 1)[1]
+        names = [_name(group, i) for i in range(len(texts))]
+        refusals = [f"{name} refused its arguments: {text.split(chr(10), 1)[1]}"
+                    for name, text in zip(names, texts, strict=True) if text.startswith("refusal")]  # fmt: skip
+        if refusals:
+            return "; ".join(refusals)
+        rows = [dict(line.split("=", 1) for line in text.split("\n")[2:] if "=" in line) for text in texts]
+        complaints = {fact: _complaint(names, [row.get(fact, "?") for row in rows], fact) for fact in rows[0]}
+        told = "; about ".join(text for text in complaints.values() if text) or "their arguments"
+        contents = any(text and fact.startswith(CONTENTS) for fact, text in complaints.items())
+        return f"the ranks disagree about {told}" + (f"; {self.remedy}" if contents and self.remedy else "")
 
 
-def _text(facts: dict[str, Any], error: Exception | None) -> str:
-    if error is not None:
-        return f"error\n{type(error).__name__}: {error}"
+def _text(facts: dict[str, Any], refusal: str | None, verdict: str | None) -> str:
+    if verdict is not None:
+        return f"verdict\n{verdict}"
+    if refusal is not None:
+        return f"refusal\n{refusal}"
     lines = "\n".join(f"{name}={value}" for name, value in facts.items())
-    # What the header may cut off is in its sum.
+    # The sum covers what the header may cut off.
     return f"facts\n{zlib.crc32(lines.encode()):08x}\n{lines}"
 
 
-def _disagreement(group: Any, function: str, texts: list[str]) -> Exception:
-    """What to tell the user, on every rank the same."""
-    names = [_name(group, i) for i in range(len(texts))]
-    failed = [f"{name} refused its arguments: {text[6:]}" for name, text in zip(names, texts, strict=True)
-              if text.startswith("error\n")]  # fmt: skip
-    if failed:
-        return RuntimeError(f"{function}: " + "; ".join(failed))
-    rows = [dict(line.split("=", 1) for line in text.split("\n")[2:] if "=" in line) for text in texts]
-    complaints = []
-    for field in rows[0]:
-        values = [row.get(field, "?") for row in rows]
-        usual = Counter(values).most_common(1)[0][0]
-        odd = [f"{name} has {value}" for name, value in zip(names, values, strict=True) if value != usual]
-        if odd:
-            rest = [name for name, value in zip(names, values, strict=True) if value == usual]
-            complaints.append(f"{field}: {', '.join(odd)}, and {', '.join(rest)} {usual}")
-    return RuntimeError(f"{function}: the ranks disagree about {'; about '.join(complaints) or 'their arguments'}")
+def _complaint(names: list[str], values: list[str], fact: str) -> str:
+    usual = Counter(values).most_common(1)[0][0]
+    rest = ", ".join(name for name, value in zip(names, values, strict=True) if value == usual)
+    odd = [(name, value) for name, value in zip(names, values, strict=True) if value != usual]
+    if not odd:
+        return ""
+    if fact.startswith(CONTENTS):  # checksums mean nothing to a reader
+        return f"{fact}, other on {', '.join(name for name, _ in odd)} than on {rest}"
+    return f"{fact}: {', '.join(f'{name} has {value}' for name, value in odd)}, and {rest} {usual}"
 
 
 def _name(group: Any, i: int) -> str:

@@ -103,7 +103,7 @@ def linear_cross_entropy(
     Wijmans et al., "Cut your losses in large-vocabulary language models", 2024, section 4 (never making the logits).
     """
     for tensor in (input, linear_weight):
-        if type(tensor) is not Tensor and (found := foreign(tensor, "linear_cross_entropy")) is not None:
+        if type(tensor) is not Tensor and (found := foreign(tensor, linear_cross_entropy)) is not None:
             return found(
                 input, linear_weight, target, linear_bias=linear_bias, weight=weight, ignore_index=ignore_index,
                 reduction=reduction, label_smoothing=label_smoothing, sample_weight=sample_weight,

@@ -96,7 +96,7 @@ def cross_entropy(
     ----------
     Bishop, "Pattern Recognition and Machine Learning", 2006, equations 4.108 and 4.109.
     """
-    if type(input) is not Tensor and (found := foreign(input, "cross_entropy")) is not None:
+    if type(input) is not Tensor and (found := foreign(input, cross_entropy)) is not None:
         return found(
             input, target, weight, ignore_index=ignore_index, reduction=legacy_reduction(size_average, reduce, reduction),
             label_smoothing=label_smoothing, sample_weight=sample_weight, smooth_finite_only=smooth_finite_only,

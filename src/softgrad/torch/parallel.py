@@ -17,6 +17,7 @@ from torch import Tensor
 
 from softgrad.torch import _parallel_call
 from softgrad.torch._documented import LOSS, documented
+from softgrad.torch._parallel_group import Agreement
 
 __all__ = ["vocab_parallel_cross_entropy", "vocab_parallel_linear_cross_entropy"]
 
@@ -28,6 +29,10 @@ def _calls() -> Any:
 
         return _parallel_compiled
     return _parallel_call
+
+
+def _agreement(function: str) -> Agreement:
+    return Agreement(function, remedy="tensors without a class axis are the same on every rank of the group")
 
 
 @documented(*LOSS, "inplace", "n_threads")
@@ -110,7 +115,7 @@ def vocab_parallel_cross_entropy(
     section 3 (the parallel cross-entropy).
     """
     return _calls().cross_entropy_over(
-        "vocab_parallel_cross_entropy", local_logits, target, group, (), weight, ignore_index, reduction,
+        _agreement("vocab_parallel_cross_entropy"), local_logits, target, group, (), weight, ignore_index, reduction,
         label_smoothing, sample_weight, smooth_finite_only, logit_scale, softcap, temperature, z_loss, inplace,
         n_threads,
     )  # fmt: skip
@@ -209,7 +214,7 @@ def vocab_parallel_linear_cross_entropy(
     section 3 (the parallel cross-entropy).
     """
     return _calls().linear_cross_entropy_over(
-        "vocab_parallel_linear_cross_entropy", x, local_weight, target, bias, group, (), reduce_x_grad, weight,
-        ignore_index, reduction, label_smoothing, sample_weight, smooth_finite_only, logit_scale, softcap, temperature,
-        z_loss, shift, max_memory, accumulate_dtype, options, impl, n_threads,
+        _agreement("vocab_parallel_linear_cross_entropy"), x, local_weight, target, bias, group, (), reduce_x_grad,
+        weight, ignore_index, reduction, label_smoothing, sample_weight, smooth_finite_only, logit_scale, softcap,
+        temperature, z_loss, shift, max_memory, accumulate_dtype, options, impl, n_threads,
     )  # fmt: skip

@@ -18,7 +18,9 @@ from softgrad.torch._call import (
     check_weights,
     choose_path,
     class_axis,
+    foreign,
     make_call,
+    refuse_dtensors,
     soft_ignore,
     split_target,
 )
@@ -82,6 +84,12 @@ def prediction_stats(
     ----------
     Cover and Thomas, "Elements of Information Theory", 2006, equation 2.1 (entropy).
     """
+    if type(input) is not Tensor and (found := foreign(input, prediction_stats)) is not None:
+        return found(input, target)
+    refuse_dtensors(
+        "prediction_stats", input=input, target=target, sample_weight=sample_weight, logit_scale=logit_scale,
+        temperature=temperature,
+    )  # fmt: skip
     check_logits(input)
     axis = class_axis(input)
     target, values = split_target(target)
@@ -152,6 +160,12 @@ def linear_prediction_stats(
     ----------
     Cover and Thomas, "Elements of Information Theory", 2006, equation 2.1 (entropy).
     """
+    if type(input) is not Tensor and (found := foreign(input, linear_prediction_stats)) is not None:
+        return found(input, linear_weight, target)
+    refuse_dtensors(
+        "linear_prediction_stats", input=input, linear_weight=linear_weight, target=target, linear_bias=linear_bias,
+        sample_weight=sample_weight, logit_scale=logit_scale, temperature=temperature,
+    )  # fmt: skip
     x, linear_weight, linear_bias = layer_of(input, linear_weight, linear_bias)
     if linear_weight.ndim != 2:
         raise ValueError(f"linear_weight has shape {tuple(linear_weight.shape)}; it is (V, D)")
