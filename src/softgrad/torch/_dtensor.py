@@ -143,7 +143,7 @@ def cross_entropy(
 
 
 def linear_cross_entropy(
-    x: Any, linear: Any, bias: Any, target: Any, weight: Any, sample_weight: Any, logit_scale: Any,
+    x: Any, linear: Any, target: Any, *, linear_bias: Any, weight: Any, sample_weight: Any, logit_scale: Any,
     temperature: Any, shift: bool, **options: Any,
 ) -> DTensor:  # fmt: skip
     """`softgrad.torch.linear_cross_entropy` of a head or inputs that are DTensors."""
@@ -165,7 +165,7 @@ def linear_cross_entropy(
     local_x = layout.local(x, layout.placements(None), "input")
     linear = layout.by_rows(layout.local(linear, slices, "linear_weight"))
     target = layout.targets(target, last)
-    bias = layout.by_rows(layout.local(bias, slices, "linear_bias"))
+    bias = layout.by_rows(layout.local(linear_bias, slices, "linear_bias"))
     options |= layout.numbers(logit_scale=logit_scale, temperature=temperature)
     options["weight"] = layout.by_rows(layout.local(weight, slices, "weight"))
     options["sample_weight"] = layout.local(sample_weight, layout.placements(None), "sample_weight")
