@@ -129,9 +129,9 @@ def test_when_columns_are_tiled(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert not tiled(100, 2_000_000, None)
     assert tiled(100, 10_000_000, None)
-    for rows, bytes_ in itertools.product((1, 4), (4_003, 4_004, 8_007, 8_008)):
+    for rows, room in itertools.product((1, 4), (3_990, 4_020, 7_990, 8_020)):
         # One part in eight is for products; a row has its logits, and the sum of its gradient by x.
-        assert tiled(rows, 1000, -(-bytes_ * 8 // 7)) == (bytes_ < 4_004 * min(rows, 2))
+        assert tiled(rows, 1000, room * 8 // 7) == (room < 4_004 * min(rows, 2))
 
 
 def test_nothing_at_all(monkeypatch: pytest.MonkeyPatch) -> None:

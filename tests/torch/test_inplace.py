@@ -130,9 +130,7 @@ def test_ignored_rows_and_nothing_at_all() -> None:
 REFUSED: dict[str, Any] = {
     "leaf": (lambda: followed(normal(3, 5)), {}),
     "expanded": (lambda: followed(normal(1, 5)).mul(1).expand(3, 5), {}),
-    "weight": (lambda: layer(3, 5)[1], {"weight": lambda: followed(eighths(5))}),
-    "sample_weight": (lambda: layer(3, 5)[1], {"sample_weight": lambda: followed(eighths(3))}),
-    "temperature": (lambda: layer(3, 5)[1], {"temperature": lambda: torch.tensor(2.0, requires_grad=True)}),
+    "label_smoothing": (lambda: layer(3, 5)[1], {"label_smoothing": lambda: torch.tensor(0.1, requires_grad=True)}),
     "device": (lambda: torch.empty(3, 5, device="meta"), {}),
 }
 
@@ -144,6 +142,25 @@ def test_what_cannot_be_right_is_refused_at_once(case: str) -> None:
     y = torch.zeros(3, dtype=torch.int64, device=o.device)
     with pytest.raises(ValueError, match="inplace=True"):
         cross_entropy(o, y, inplace=True, **{k: v() for k, v in options.items()})
+
+
+NUMBER = torch.tensor(0.75, dtype=torch.float64)
+FOLLOWED: dict[str, Tensor] = {
+    "weight": eighths(70), "sample_weight": eighths(4), "temperature": NUMBER, "logit_scale": NUMBER,
+    "softcap": NUMBER, "z_loss": NUMBER,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_derivatives_by_options_read_the_logits_first(name: str) -> None:
+    leaf, o = layer(4, 70, dtype=torch.float64)
+    option = followed(FOLLOWED[name])
+    y = labels_for(o)
+    expected = torch.autograd.grad(cross_entropy(leaf, y, **{name: option}), [leaf, option])
+    cross_entropy(o, y, inplace=True, **{name: option}).backward()
+    torch.testing.assert_close(leaf.grad, expected[0])
+    torch.testing.assert_close(option.grad, expected[1])
+    torch.testing.assert_close(o.detach(), expected[0])
 
 
 def test_overlapping_memory_is_refused() -> None:

@@ -180,7 +180,7 @@ class HeadTiles:
         return tile
 
     def add_to_x(self, g: Array, window: tuple[int, int], to: Array, first: bool) -> None:
-        """``to = G W`` of a tile, or ``to +=`` it; ``to`` is of the inputs' type or wider."""
+        """``to = G W`` of a tile, or ``to +=`` it; sums of half precision need a wider ``to``."""
         parts = -(-len(g) // INPUT_ROWS)
         blocks = edges(*window, self.sizes.block)
         rounds = self.layer.converts and to.dtype == self.layer.x.dtype  # half precision adds up in float32
@@ -188,7 +188,11 @@ class HeadTiles:
         def work(i: int) -> None:
             part = slice(len(g) * i // parts, len(g) * (i + 1) // parts)
             if not self.layer.converts:
-                self.products.accumulate(g[part], self.layer.weight[slice(*window)], to[part], first)
+                weight = self.layer.weight[slice(*window)]
+                if first and to.dtype == self.layer.x.dtype:
+                    self.products.multiply(g[part], weight, to[part])
+                else:
+                    self.products.accumulate(g[part], weight, to[part], first)
                 return
             total = np.empty(to[part].shape, self.layer.compute) if rounds else to[part]
             for lo, hi in blocks:

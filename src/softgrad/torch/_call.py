@@ -159,6 +159,12 @@ def check_logits(logits: Any, name: str = "input") -> None:
         raise ValueError(f"{name} needs a class axis; got a single number")
 
 
+def check_classes(logits: Tensor, axis: int) -> None:
+    """Refuse logits without classes."""
+    if logits.shape[axis] == 0:
+        raise ValueError(f"input of shape {tuple(logits.shape)} has no classes along axis {axis}")
+
+
 def is_dtensor(value: Any) -> bool:
     """Return whether a value is a DTensor, without the import, which takes longer than a loss."""
     return type(value).__name__ == "DTensor"

@@ -127,10 +127,11 @@ def row_values(
     active: Tensor | None = None,
     weightless: Tensor | None = None,
     columns: Columns = WHOLE,
+    by_products: bool = True,
 ) -> RowValues:
     """Return the row values of logits with classes at ``axis``; without a target ``ce`` is 0.
 
-    The two masks are those of `RowMask`.
+    The two masks are those of `RowMask`.  Without ``by_products`` entropy, arg-max and rank are meaningless.
     """
     o = logits.movedim(axis, -1)
     o = o.to(compute_dtype(o.dtype))
@@ -149,9 +150,9 @@ def row_values(
     peak = columns.maximum(_peak(u.detach()))
     d = u - peak[..., None]
     e = torch.exp(d)
-    finite_d = torch.where(d == -INFINITY, 0, d)
-    others = torch.where(d == 0, 0, e).detach().sum(-1)
-    sums = [e.sum(-1), (e * finite_d).sum(-1), others, (d == 0).sum(-1).to(o.dtype)]
+    others, peaks = torch.where(d == 0, 0, e.detach()).sum(-1), (d == 0).sum(-1).to(o.dtype)
+    moment = (e * torch.where(d == -INFINITY, 0, d)).sum(-1) if by_products else torch.zeros_like(others)
+    sums = [e.sum(-1), moment, others, peaks]
     sums += _target_sums(d, target, values, index, weight, axis, columns)
     if _smooths(options):
         reach = (u.detach() != -INFINITY).to(o.dtype) if options.smooth_finite_only else torch.ones_like(d.detach())
@@ -175,7 +176,7 @@ def row_values(
     entropy = log_s - moment / s
     undefined = torch.isnan(log_s)
     argmax = rank = torch.full_like(undefined, -1, dtype=torch.int64)
-    if columns is WHOLE:
+    if by_products and columns is WHOLE:
         order = o.detach() * _sign(options.logit_scale, o)  # a softcap may round different logits to one u
         argmax = torch.where(undefined, -1, order.argmax(-1))
         if labelled and index is not None:

@@ -102,7 +102,7 @@ def head_loss(tensors: tuple[Any, ...], call: Call, plan: Plan) -> Tensor:
             from softgrad.torch import _operators
 
             return _operators.head_loss(tensors, call, plan)
-        return HeadLossFunction.apply(*tensors, call, plan)
+        return HeadLossFunction.apply(*tensors, call, plan, torch.is_grad_enabled())
 
     def rows(inside: Tensor | None, mask: RowMask) -> RowValues:
         return head_rows((*tensors[:5], inside), call, plan, mask, path=path)
@@ -128,13 +128,15 @@ def head_rows(
     if path is None:
         path = head_path((*tensors, mask.active), call, plan)
     if path is Path.FORMULAS:
-        return _tiles.row_values(tensors, call, mask, plan.max_memory)
+        return _tiles.row_values(tensors, call, mask, plan.max_memory, by_products)
     if path is Path.OPERATORS:
         from softgrad.torch import _operators
 
         return _operators.head_rows(tensors, call, plan, mask.active, by_products)
     numbers = (call.numbers.get(name) for name in _rows.NUMBERS)
-    return RowValues(*NativeHeadRows.apply(*tensors, *numbers, call, plan, mask.active, by_products))
+    return RowValues(
+        *NativeHeadRows.apply(*tensors, *numbers, call, plan, mask.active, by_products, torch.is_grad_enabled())
+    )
 
 
 # --- the walk ---------------------------------------------------------------------------------------------------------
@@ -226,8 +228,13 @@ class HeadWalk(HeadTiles):
         ``kept``: the one tile still holds its logits.  ``rows_done(lo, hi)`` is called when a tile's gradient by x is
         complete, before its products for W.
         """
-        wide = len(self.windows) > 1 and grads.x is not None and self.layer.converts
-        x_rows = np.empty((self.sizes.rows, self.layer.x.shape[1]), self.layer.compute) if wide else None
+        half = self.layer.x.dtype.itemsize == 2
+        apart = len(self.windows) > 1 and grads.x is not None and half  # sums over windows, rounded once
+        x_rows = np.empty((self.sizes.rows, self.layer.x.shape[1]), np.float32) if apart else None
+        if not self.rows:
+            for grad in grads:
+                if grad is not None:
+                    grad[...] = 0
         with self.products.single_threaded():
             for rows in self.rows:
                 x, count, part = self.inputs(*rows), rows[1] - rows[0], slice(*rows)
@@ -282,17 +289,18 @@ class NativeHeadRows(torch.autograd.Function):
     """Row values of ``x Wᵀ + b``.
 
     Inputs are x, W, b, target, values, class weight, the followed ones of logit scale, softcap and temperature (else
-    None), the `Call`, the `Plan`, the mask of active rows or None, and whether entropy, arg-max and rank are wanted.
+    None), the `Call`, the `Plan`, the mask of active rows or None, whether entropy, arg-max and rank are wanted, and
+    whether gradients are enabled.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        *tensors, call, plan, active, by_products = inputs
+        *tensors, call, plan, active, by_products, graded = inputs
         ctx.call, ctx.plan, ctx.row_weight, ctx.by_products = call, plan, vector_of(active), by_products
         walk = HeadWalk(tuple(tensors[:6]), call, plan, ctx.row_weight, windows=not by_products)
         found = _rows.buffers_for(len(tensors[0]), by_products)
         ctx.records = walk.statistics(found, by_products)
-        one_tile = len(walk.rows) == len(walk.windows) == 1 and any(ctx.needs_input_grad)
+        one_tile = len(walk.rows) == len(walk.windows) == 1 and graded and any(ctx.needs_input_grad)
         ctx.tile = walk.tile if one_tile else None  # within the budget: no need to make the logits again
         ctx.save_for_backward(*tensors)
         results = _rows.row_tensors(found, (len(tensors[0]),))
@@ -305,14 +313,14 @@ class NativeHeadRows(torch.autograd.Function):
         tensors, needs = list(ctx.saved_tensors), list(ctx.needs_input_grad[:9])
         upstream = upstream[:3]
         if all(g is None for g in upstream):
-            return (None,) * 13
+            return (None,) * 14
         if torch.is_grad_enabled() or _rows.batched(*upstream):
             active = None if ctx.row_weight is None else torch.from_numpy(ctx.row_weight != 0)
             leaves = _rows.again(tensors, needs)
             with torch.enable_grad():
                 rows = logit_rows(leaves, ctx.call, active)
                 grads = _rows.differentiable(rows, upstream, leaves, needs)
-            return (*grads, None, None, None, None)
+            return (*grads, *(None,) * 5)
         walk = HeadWalk(tuple(tensors[:6]), ctx.call, ctx.plan, ctx.row_weight, windows=not ctx.by_products)
         kept = ctx.tile is not None
         if kept:
@@ -322,7 +330,7 @@ class NativeHeadRows(torch.autograd.Function):
         walk.gradients(ctx.records, tuple(map(vector_of, upstream)), gradient_arrays(found), sums, kept=kept)
         numbers = _rows.number_gradients(ctx.call.options, sums, tensors[6:9], needs[6:9])
         layer = (rounded(grad, like) for grad, like in zip(found, tensors, strict=False))
-        return (*layer, None, None, None, *numbers, None, None, None, None)
+        return (*layer, None, None, None, *numbers, *(None,) * 5)
 
 
 def logit_rows(tensors: list[Any], call: Call, active: Tensor | None) -> RowValues:
@@ -333,7 +341,10 @@ def logit_rows(tensors: list[Any], call: Call, active: Tensor | None) -> RowValu
 
 
 class HeadLossFunction(torch.autograd.Function):
-    """The loss of ``x Wᵀ + b``; inputs are x, W, b, target, values, class weight, sample weight, `Call` and `Plan`.
+    """The loss of ``x Wᵀ + b``.
+
+    Inputs are x, W, b, target, values, class weight, sample weight, the `Call`, the `Plan`, and whether gradients are
+    enabled.
 
     The first backward pass hands over the gradients that were made with the loss; another one, under
     ``retain_graph``, makes them again.
@@ -341,8 +352,8 @@ class HeadLossFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        *tensors, call, plan = inputs
-        needs = ctx.needs_input_grad[:3]
+        *tensors, call, plan, graded = inputs
+        needs = [graded and need for need in ctx.needs_input_grad[:3]]
         total, ctx.grads = head_loss_and_gradients(tuple(tensors), call, plan, needs)
         ctx.call, ctx.plan = call, plan
         ctx.save_for_backward(*tensors)
@@ -357,7 +368,7 @@ class HeadLossFunction(torch.autograd.Function):
                 logits = torch.nn.functional.linear(*leaves[:3])
                 loss = _rows.formula_loss([logits, *leaves[3:]], ctx.call, axis=1)
                 grads = _rows.differentiable((loss,), (upstream,), leaves, needs)  # type: ignore[arg-type]
-            return (*grads, None, None)
+            return (*grads, None, None, None)
         scale = float(upstream)
         grads, ctx.grads = ctx.grads, None
         if grads is None:
@@ -366,7 +377,7 @@ class HeadLossFunction(torch.autograd.Function):
             if grad is not None and scale != 1.0:
                 grad.mul_(scale)
         layer = (rounded(grad, like) for grad, like in zip(grads, tensors, strict=False))
-        return (*layer, None, None, None, None, None, None)
+        return (*layer, *(None,) * 7)
 
 
 def head_loss_and_gradients(

@@ -71,6 +71,10 @@ class TorchProducts(Products):
         """Return what PyTorch multiplies as it is."""
         return array
 
+    def store(self, out: Array, values: Array) -> None:
+        """Round into the storage type."""
+        self._tensor(out).copy_(torch.from_numpy(values))
+
     def multiply(self, a: Array, b: Array, out: Array) -> None:
         """``out = a b``."""
         limit_worker()

@@ -72,8 +72,8 @@ class Batch:
         self.n, self.cols = self.rows.array.shape
         self.n_threads = threads_for(n_threads, self.rows.array.size)
         self.head = backend.kernels().Head(
-            self.rows.array, self.rows.storage, targets_of(target, values, axis).record(), native_options(options, z_loss),
-            class_vector_of(weight, self.rows.storage), row_weight,
+            self.rows.array, self.rows.storage, targets_of(target, values, axis).record(),
+            native_options(options, z_loss), class_vector_of(weight, self.rows.storage), row_weight,
         )  # fmt: skip
         self.settled = self.head.settle(mean)
         if self.settled.bad_row >= 0:
@@ -322,13 +322,14 @@ class LossFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        *tensors, call = inputs
+        *tensors, call, graded = inputs
         ctx.call = call
-        loss, ctx.unit = small_loss(tensors, call, ctx.needs_input_grad[0])
+        wanted = graded and ctx.needs_input_grad[0]
+        loss, ctx.unit = small_loss(tensors, call, wanted)
         if loss is None:
             batch = loss_batch(tensors, call)
             losses = np.empty(batch.n)
-            if ctx.needs_input_grad[0]:
+            if wanted:
                 ctx.unit = batch.gradient(None, loss=losses)
             else:
                 batch.sums(None, loss=losses)
@@ -351,7 +352,7 @@ class LossFunction(torch.autograd.Function):
         if needs[0] and not graph:
             unit, ctx.unit = ctx.unit, None
             grads[0] = scaled_gradient(tensors, call, float(upstream), unit)
-        return (*grads, None)
+        return (*grads, None, None)
 
 
 def loss_batch(tensors: list[Any], call: Call) -> Batch:
@@ -381,7 +382,14 @@ def formula_loss(tensors: list[Any], call: Call, axis: int | None = None) -> Ten
     def rows(weight: Tensor | None, mask: RowMask) -> RowValues:
         target, values = others[:2]
         return _formulas.row_values(
-            logits, target, values, weight, call.formula_options, call.axis if axis is None else axis, *mask
+            logits,
+            target,
+            values,
+            weight,
+            call.formula_options,
+            call.axis if axis is None else axis,
+            *mask,
+            by_products=False,
         )
 
     return _formulas.loss_of_rows(rows, tuple(others), call)

@@ -21,10 +21,13 @@ from softgrad.torch._products import limit_worker, one_torch_thread
 from softgrad.torch._rows import batched
 from softgrad.torch._tensors import threads_for
 
-COPIES = 16  # tensors of a tile's logits that live at a time in forward and backward together
+COPIES = 20  # tensors of a tile's logits that live at a time in forward and backward together
+TOGETHER = 4  # tiles that may live at a time, whatever the number of threads
 
 
-def row_values(tensors: tuple[Any, ...], call: Call, mask: RowMask, max_memory: int | None = None) -> RowValues:
+def row_values(
+    tensors: tuple[Any, ...], call: Call, mask: RowMask, max_memory: int | None = None, by_products: bool = True
+) -> RowValues:
     """Return row values of ``x Wᵀ + b``; tensors are x (N, D), W, b, target, values and class weight."""
     x, linear_weight, bias, target, values, weight = tensors
     options = call.formula_options
@@ -35,7 +38,7 @@ def row_values(tensors: tuple[Any, ...], call: Call, mask: RowMask, max_memory: 
     ) -> Any:
         given: RowOptions = options._replace(**dict(zip(names, n, strict=True)))
         logits = torch.nn.functional.linear(x, w, b)
-        return _formulas.row_values(logits, target, values, c, given, -1, active, weightless)
+        return _formulas.row_values(logits, target, values, c, given, -1, active, weightless, by_products=by_products)
 
     split = (x, target, values, *mask)
     whole = (linear_weight, bias, weight, *(getattr(options, name) for name in names))
@@ -43,8 +46,9 @@ def row_values(tensors: tuple[Any, ...], call: Call, mask: RowMask, max_memory: 
         return RowValues(*rows(*split, *whole))  # torch.func, forward mode and graphs see the function itself
     threads = threads_for(call.n_threads, x.shape[0] * linear_weight.shape[0])
     plain = all(t is None or type(t) in PLAIN for t in (*split, *whole))
-    threads = threads if x.device.type == "cpu" and plain and not _formulas.traced() else 0
-    budget = (DEFAULT_MEMORY if max_memory is None else max_memory) // max(1, threads)
+    watched = torch._C._len_torch_dispatch_stack() > 0  # modes are the caller's alone
+    threads = min(threads, TOGETHER) if x.device.type == "cpu" and plain and not watched else 0
+    budget = (DEFAULT_MEMORY if max_memory is None else max_memory) // (TOGETHER if threads else 1)
     step = max(1, min(len(x), budget // (4 * COPIES * max(1, len(linear_weight)))))
     edges = tuple((lo, min(lo + step, len(x))) for lo in range(0, len(x), step)) or ((0, 0),)
     return RowValues(*Tiled.apply(rows, edges, threads, len(split), *split, *whole))
@@ -53,8 +57,8 @@ def row_values(tensors: tuple[Any, ...], call: Call, mask: RowMask, max_memory: 
 class Tiled(torch.autograd.Function):
     """A function of rows, applied to tiles of rows.
 
-    Inputs are the function, the edges of the tiles, the number of threads (0: PyTorch's own, in the caller), how many of
-    the tensors have rows, and the tensors.  The results have one entry a row.
+    Inputs are the function, the edges of the tiles, the number of threads (0: PyTorch's own, in the
+    caller), how many of the tensors have rows, and the tensors.  The results have one entry a row.
     """
 
     @staticmethod

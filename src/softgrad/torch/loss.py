@@ -10,6 +10,7 @@ from softgrad.torch import _formulas, _rows
 from softgrad.torch._call import (
     Call,
     Path,
+    check_classes,
     check_logits,
     check_targets,
     check_weights,
@@ -98,13 +99,14 @@ def cross_entropy(
     """
     if type(input) is not Tensor and (found := foreign(input, cross_entropy)) is not None:
         return found(
-            input, target, weight, ignore_index=ignore_index, reduction=legacy_reduction(size_average, reduce, reduction),
-            label_smoothing=label_smoothing, sample_weight=sample_weight, smooth_finite_only=smooth_finite_only,
+            input, target, weight, ignore_index=ignore_index,
+            reduction=legacy_reduction(size_average, reduce, reduction), label_smoothing=label_smoothing, sample_weight=sample_weight, smooth_finite_only=smooth_finite_only,
             logit_scale=logit_scale, softcap=softcap, temperature=temperature, z_loss=z_loss, inplace=inplace,
             n_threads=n_threads,
         )  # fmt: skip
     check_logits(input)
     axis = class_axis(input)
+    check_classes(input, axis)
     target, values = split_target(target)
     call = make_call(
         axis, loss_dtype(input), soft_ignore(target, values, ignore_index),
@@ -128,7 +130,7 @@ def loss_of_logits(tensors: tuple[Any, ...], call: Call) -> Tensor:
         return _rows.formula_loss(list(tensors), call)
     followed = call.numbers or any(t is not None and t.requires_grad for t in (weight, sample_weight))
     if path is Path.KERNELS and not followed and _rows.makes_gradient_with_loss(logits, call):
-        return _rows.LossFunction.apply(*tensors, call)
+        return _rows.LossFunction.apply(*tensors, call, torch.is_grad_enabled())
 
     def rows(inside: Tensor | None, mask: RowMask) -> RowValues:
         return _rows.native_rows((logits, target, values, inside), call, path, active=mask.active)

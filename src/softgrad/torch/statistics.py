@@ -13,6 +13,7 @@ from softgrad.torch import _formulas, _head, _rows
 from softgrad.torch._call import (
     Call,
     Path,
+    check_classes,
     check_logits,
     check_targets,
     check_weights,
@@ -92,6 +93,7 @@ def prediction_stats(
     )  # fmt: skip
     check_logits(input)
     axis = class_axis(input)
+    check_classes(input, axis)
     target, values = split_target(target)
     call = _call(axis, target, values, ignore_index, logit_scale, softcap, temperature, n_threads)
     _check(target, values, sample_weight, input.shape, axis, call, input.device)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from softgrad.torch._call import PLAIN
 from softgrad.torch._legacy import legacy_reduction
 from softgrad.torch.linear import linear_cross_entropy
-from softgrad.torch._call import PLAIN
 from softgrad.torch.loss import cross_entropy
 
 __all__ = ["patch_transformers", "unpatch_transformers"]
