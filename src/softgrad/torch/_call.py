@@ -298,11 +298,18 @@ def choose_path(logits: Tensor, others: Iterable[Any], numbers: dict[str, Tensor
     if "label_smoothing" in numbers or backend.kernels() is fallback or transformed():
         return Path.FORMULAS
     if compiling:
-        soft = any(t is not None and t.is_floating_point() and t.requires_grad for t in others)
-        return Path.FORMULAS if numbers or soft else Path.OPERATORS
+        return Path.FORMULAS if numbers else Path.OPERATORS
     if tangents and any(_formulas.has_tangent(t) for t in numbers.values()):
         return Path.FORMULAS
     return Path.FORMULAS if _formulas.traced() else Path.KERNELS
+
+
+def follows_targets(target: Any, values: Any, weight: Any, call: Call) -> bool:
+    """Return whether derivatives by soft targets, or by class weights inside a sum, may be asked for."""
+    soft = target if values is None else values
+    by_soft = soft is not None and soft.requires_grad
+    by_label = _formulas.is_labels(target, values) and call.options.label_smoothing == 0
+    return by_soft or (weight is not None and weight.requires_grad and not by_label)
 
 
 def refuse_inplace(logits: Tensor, path: Path) -> None:

@@ -343,10 +343,10 @@ def traced() -> bool:
     return get_proxy_mode() is not None
 
 
-def require(condition: Tensor, message: Callable[[], Exception]) -> None:
+def require(condition: Tensor, name: str, message: Callable[[], Exception]) -> None:
     """Raise ``message()`` unless the condition, a tensor of one bool, holds; in a graph, assert it when it runs."""
     if torch.compiler.is_compiling() or traced():
-        torch._assert_async(condition, "softgrad: an argument that was traced as valid holds invalid values")
+        torch._assert_async(condition, f"softgrad: {name} holds invalid values")
     elif condition.device.type != "meta" and not is_fake(condition) and not bool(condition):
         raise message()
 
@@ -383,7 +383,7 @@ def check_labels(
         hint = "" if values is None else " (−1 pads)"
         return IndexError(f"target{place} is {value}, outside [0, {classes}){hint}; nothing was computed")
 
-    require(~bad.any(), error)
+    require(~bad.any(), "target", error)
 
 
 def check_finite(tensor: Tensor | None, name: str) -> None:
@@ -397,4 +397,4 @@ def check_finite(tensor: Tensor | None, name: str) -> None:
         value = tensor[tuple(place)].item()
         return ValueError(f"{name}{place} is {value}; weights are finite (0 leaves a row or class out)")
 
-    require(torch.isfinite(tensor).all(), error)
+    require(torch.isfinite(tensor).all(), name, error)

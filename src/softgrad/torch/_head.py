@@ -27,7 +27,7 @@ from softgrad._core.linear_tiles import (
 )
 from softgrad._core.schedule import run_gradient, run_statistics, statistics_dtype
 from softgrad.torch import _formulas, _memory, _rows, _tiles
-from softgrad.torch._call import Call, Path, choose_path
+from softgrad.torch._call import Call, Path, choose_path, follows_targets
 from softgrad.torch._formulas import RowMask, RowValues
 from softgrad.torch._products import TorchProducts, choose
 from softgrad.torch._tensors import (
@@ -82,10 +82,7 @@ def head_path(tensors: tuple[Any, ...], call: Call, plan: Plan) -> Path:
     path = choose_path(x, tensors[1:], call.numbers)
     if path is Path.FORMULAS or plan.impl == "composite":
         return Path.FORMULAS
-    soft = target if values is None else values
-    by_class = weight is not None and weight.requires_grad
-    labelled = _formulas.is_labels(target, values)
-    if (soft is not None and soft.requires_grad) or (by_class and not (labelled and call.options.label_smoothing == 0)):
+    if follows_targets(target, values, weight, call):
         return Path.FORMULAS
     if call.numbers.keys() - {"z_loss"} and head_sizes(x, linear_weight, plan, windows=True).cols < len(linear_weight):
         return Path.FORMULAS  # sums over the gradient need whole rows

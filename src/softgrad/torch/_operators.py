@@ -66,6 +66,11 @@ def _array(records: Tensor) -> Any:
     return records.numpy().reshape(-1).view(statistics_dtype())
 
 
+def upstream_of(upstream: tuple[Any, ...], by_products: bool) -> tuple[Any, ...]:
+    """Return what comes from above for cross-entropy, lse and, if it was computed, entropy."""
+    return (*upstream[:2], upstream[2] if by_products else None)
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Any, count: int) -> None:
     ctx.save_for_backward(output[5], *inputs[:count])
     ctx.rest = inputs[count:]
@@ -131,7 +136,8 @@ def _(*arguments: Any) -> Tensor:
 
 
 def _row_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
-    gradient = torch.ops.softgrad.row_gradient(*upstream[:3], *ctx.saved_tensors, *ctx.rest[:-1])
+    wanted = upstream_of(upstream, ctx.rest[-1])
+    gradient = torch.ops.softgrad.row_gradient(*wanted, *ctx.saved_tensors, *ctx.rest[:-1])
     return (gradient, *(None for _ in range(4 + len(ctx.rest))))
 
 
@@ -202,7 +208,8 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _head_backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
     needs = list(ctx.needs_input_grad[:3])
-    grads = torch.ops.softgrad.head_gradient(*upstream[:3], *ctx.saved_tensors, *ctx.rest, needs)
+    wanted = upstream_of(upstream, ctx.rest[-1])
+    grads = torch.ops.softgrad.head_gradient(*wanted, *ctx.saved_tensors, *ctx.rest, needs)
     layer = ctx.saved_tensors[1:4]
     given = [g.to(t.dtype) if need else None for g, t, need in zip(grads, layer, needs, strict=True)]
     return (*given, *(None for _ in range(4 + len(ctx.rest))))

@@ -20,7 +20,7 @@ from softgrad._core import backend
 from softgrad._core.arrays import Array, Output
 from softgrad._core.schedule import run_gradient, run_rows, run_statistics, streams
 from softgrad.torch import _formulas, _memory
-from softgrad.torch._call import Call, Path, outer_shape
+from softgrad.torch._call import Call, Path, choose_path, follows_targets, outer_shape
 from softgrad.torch._formulas import RowMask, RowOptions, RowValues
 from softgrad.torch._tensors import (
     HALF,
@@ -139,6 +139,14 @@ def again(tensors: list[Any], needs: list[bool]) -> list[Any]:
     return [t.detach().requires_grad_() if need else t for t, need in zip(tensors, needs, strict=True)]
 
 
+def logits_path(tensors: tuple[Any, ...], call: Call) -> Path:
+    """Decide who computes logits; tensors are logits, target, values, class weight and sample weight."""
+    path = choose_path(tensors[0], tensors[1:], call.numbers)
+    if path is Path.OPERATORS and follows_targets(*tensors[1:4], call):
+        return Path.FORMULAS  # the operators lack these derivatives
+    return path
+
+
 def native_rows(
     tensors: tuple[Any, ...], call: Call, path: Path, *, active: Tensor | None = None, by_products: bool = False
 ) -> RowValues:
@@ -254,10 +262,10 @@ def buffers_for(n: int, by_products: bool) -> dict[str, Array]:
 
 def row_tensors(found: dict[str, Array], shape: Any) -> tuple[Tensor, ...]:
     """Return the buffers as tensors in the order of `RowValues`."""
-    nothing = np.empty(0)
     names = ("loss", "lse", "entropy", "argmax", "rank")
+    absent = {"entropy": np.empty(0), "argmax": np.empty(0, np.int64), "rank": np.empty(0, np.int64)}
     return tuple(
-        torch.from_numpy(found[name]).reshape(shape) if name in found else torch.from_numpy(nothing) for name in names
+        torch.from_numpy(found[n]).reshape(shape) if n in found else torch.from_numpy(absent[n]) for n in names
     )
 
 
@@ -364,15 +372,16 @@ def loss_batch(tensors: list[Any], call: Call) -> Batch:
 
 
 def scaled_gradient(tensors: list[Any], call: Call, scale: float, unit: Tensor | None) -> Tensor:
-    """Return the gradient for an upstream number, from the gradient for an upstream of 1 where that is exact enough."""
-    if unit is not None and scale == 1.0:
-        return unit
+    """Return the gradient for an upstream number; ``unit`` is that for an upstream of 1, or None to make it again."""
     # Half precision would be rounded twice; infinity and NaN may not reach rows that are ignored.
-    if unit is not None and tensors[0].dtype not in HALF and np.isfinite(scale):
-        return unit.mul_(scale)
-    batch = loss_batch(tensors, call)
-    batch.head.set_factors(batch.settled.ce_factor * scale, batch.settled.z_factor * scale)
-    return batch.gradient(None)
+    exact = scale == 1.0 or (tensors[0].dtype not in HALF and np.isfinite(scale))
+    if not exact:
+        batch = loss_batch(tensors, call)
+        batch.head.set_factors(batch.settled.ce_factor * scale, batch.settled.z_factor * scale)
+        return batch.gradient(None)
+    if unit is None:
+        unit = loss_batch(tensors, call).gradient(None)
+    return unit if scale == 1.0 else unit.mul_(scale)
 
 
 def formula_loss(tensors: list[Any], call: Call, axis: int | None = None) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from softgrad.torch import _formulas, _rows
@@ -14,7 +15,6 @@ from softgrad.torch._call import (
     check_logits,
     check_targets,
     check_weights,
-    choose_path,
     class_axis,
     foreign,
     loss_dtype,
@@ -100,9 +100,9 @@ def cross_entropy(
     if type(input) is not Tensor and (found := foreign(input, cross_entropy)) is not None:
         return found(
             input, target, weight, ignore_index=ignore_index,
-            reduction=legacy_reduction(size_average, reduce, reduction), label_smoothing=label_smoothing, sample_weight=sample_weight, smooth_finite_only=smooth_finite_only,
-            logit_scale=logit_scale, softcap=softcap, temperature=temperature, z_loss=z_loss, inplace=inplace,
-            n_threads=n_threads,
+            reduction=legacy_reduction(size_average, reduce, reduction), label_smoothing=label_smoothing,
+            sample_weight=sample_weight, smooth_finite_only=smooth_finite_only, logit_scale=logit_scale,
+            softcap=softcap, temperature=temperature, z_loss=z_loss, inplace=inplace, n_threads=n_threads,
         )  # fmt: skip
     check_logits(input)
     axis = class_axis(input)
@@ -122,7 +122,7 @@ def cross_entropy(
 def loss_of_logits(tensors: tuple[Any, ...], call: Call) -> Tensor:
     """Return the loss of a validated call; tensors are logits, target, values, class weight and sample weight."""
     logits, target, values, weight, sample_weight = tensors
-    path = choose_path(logits, tensors[1:], call.numbers)
+    path = _rows.logits_path(tensors, call)
     if call.inplace:
         refuse_inplace(logits, path)
     if path is Path.FORMULAS:

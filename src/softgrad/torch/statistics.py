@@ -17,7 +17,6 @@ from softgrad.torch._call import (
     check_logits,
     check_targets,
     check_weights,
-    choose_path,
     class_axis,
     foreign,
     make_call,
@@ -97,7 +96,7 @@ def prediction_stats(
     target, values = split_target(target)
     call = _call(axis, target, values, ignore_index, logit_scale, softcap, temperature, n_threads)
     _check(target, values, sample_weight, input.shape, axis, call, input.device)
-    path = choose_path(input, (target, values, sample_weight), call.numbers)
+    path = _rows.logits_path((input, target, values, None, sample_weight), call)
     mask = _mask(sample_weight)
     if path is Path.FORMULAS:
         _formulas.check_labels(target, values, input.shape[axis], call.options.ignore_index)
