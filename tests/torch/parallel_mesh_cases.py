@@ -308,7 +308,7 @@ def a_rank_that_refuses_is_named_over_the_mesh() -> None:
 
 
 @case
-def statistics_take_no_dtensors() -> None:
+def dtensors_elsewhere_are_refused() -> None:
     mesh = mesh_of(False)
     o, x, w = normal(8, V), normal(8, D), normal(V, D)
     target = labels_for(o)
@@ -319,8 +319,10 @@ def statistics_take_no_dtensors() -> None:
         ("linear_weight", lambda: linear_prediction_stats(x, spread(w, mesh, Shard(0)), target)),
         ("linear_bias", lambda: linear_prediction_stats(x, w, linear_bias=spread(normal(V), mesh, Shard(0)))),
         ("target", lambda: linear_prediction_stats(x, w, spread(targets_of(o, 1)["sparse"], mesh, Replicate()))),
+        ("weight", lambda: cross_entropy(o, target, spread(eighths(V), mesh, Shard(0)))),
+        ("linear_bias", lambda: linear_cross_entropy(x, w, target, linear_bias=spread(normal(V), mesh, Shard(0)))),
     ):
-        raises(TypeError, ["prediction_stats takes no DTensors", f"{name} is one", "full_tensor()"], call)
+        raises(TypeError, [f"{name} is a DTensor", "full_tensor()"], call)
 
 
 class Model(torch.nn.Module):

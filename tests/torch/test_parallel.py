@@ -24,10 +24,8 @@ from parallel_cases import CASES
 from parallel_mesh_cases import CASES as MESH_CASES
 from torch_cases import same_bits
 
-from softgrad._core import backend
 from softgrad.torch import cross_entropy, linear_cross_entropy, parallel
-from softgrad.torch._parallel_group import fingerprint
-from softgrad.torch._parallel_kernels import RECORD
+from softgrad.torch._ranks.agreement import fingerprint
 
 HERE = Path(__file__).parent
 ENVIRONMENT = {
@@ -155,10 +153,7 @@ def test_fingerprints_of_negative_views() -> None:
     assert fingerprint(values) == fingerprint(-torch.arange(5.0))
 
 
-def test_the_record_is_the_kernels() -> None:
-    assert backend.kernels().statistics_size == RECORD.itemsize
-
-
+DEPRECATED = {"size_average", "reduce"}  # PyTorch keeps them for old callers
 NAMES = {"local_logits": "input", "x": "input", "local_weight": "linear_weight", "bias": "linear_bias"}
 
 
@@ -171,7 +166,7 @@ NAMES = {"local_logits": "input", "x": "input", "local_weight": "linear_weight",
 )
 def test_options_are_those_of_one_process(ours: Any, single: Any) -> None:
     mine, theirs = inspect.signature(ours).parameters, inspect.signature(single).parameters
-    assert {NAMES.get(name, name) for name in mine} - {"group", "reduce_x_grad"} == set(theirs)
+    assert {NAMES.get(name, name) for name in mine} - {"group", "reduce_x_grad"} == set(theirs) - DEPRECATED
     for name, parameter in mine.items():
         if NAMES.get(name, name) in theirs:
             assert parameter.default == theirs[NAMES.get(name, name)].default, name

@@ -144,10 +144,17 @@ def outer_shape(shape: Any, axis: int) -> tuple[int, ...]:
     return (*shape[:axis], *shape[axis + 1 :])
 
 
+def check_tensor(tensor: Any, name: str) -> None:
+    """Refuse arguments that are no tensors, and DTensors, whose memory is a part of them."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
+    if is_dtensor(tensor):
+        raise TypeError(f"{name} is a DTensor, which is not supported here; hand over {name}.full_tensor()")
+
+
 def check_logits(logits: Any, name: str = "input") -> None:
     """Refuse what has no softmax."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"{name} must be a torch.Tensor, not {type(logits).__name__}")
+    check_tensor(logits, name)
     if logits.dtype not in LOGITS:
         if not logits.is_floating_point():
             raise TypeError(f"{name} of dtype {logits.dtype} are not logits; they are floating-point numbers")
@@ -170,13 +177,6 @@ def is_dtensor(value: Any) -> bool:
     return type(value).__name__ == "DTensor"
 
 
-def refuse_dtensors(function: str, **arguments: Any) -> None:
-    """Raise for a DTensor, whose memory is a part of it, where none is expected."""
-    for name, value in arguments.items():
-        if any(is_dtensor(part) for part in (value if isinstance(value, tuple) else (value,))):
-            raise TypeError(f"{function} takes no DTensors, and {name} is one; hand over its full_tensor()")
-
-
 def split_target(target: Any) -> tuple[Any, Any]:
     """Return targets as (labels or soft targets, None), or (indices, values) of sparse ones."""
     if not isinstance(target, tuple):
@@ -194,8 +194,7 @@ def check_targets(
     for name, tensor in (("target", target), ("values of the sparse target", values)):
         if tensor is None and name != "target":
             continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
+        check_tensor(tensor, name)
         if tensor.device != device:
             raise ValueError(f"{name} is on {tensor.device} and the input on {device}")
     if values is not None:
@@ -239,8 +238,7 @@ def check_weights(weight: Any, sample_weight: Any, shape: Any, axis: int, device
     ):
         if tensor is None:
             continue
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor, not {type(tensor).__name__}")
+        check_tensor(tensor, name)
         mask = tensor.dtype == torch.bool and name == "sample_weight"
         if not (mask or tensor.is_floating_point() or tensor.dtype in LABELS):
             raise TypeError(f"{name} of dtype {tensor.dtype} holds no real numbers")
@@ -329,15 +327,17 @@ def refuse_inplace(logits: Tensor, path: Path) -> None:
         reach += stride * (length - 1)
 
 
+FOREIGN: dict[str, Callable[[], Any]] = {}  # loads the module that computes a type of tensor, by the type's name
+
+
 def foreign(value: Any, function: Callable[..., Any]) -> Callable[..., Any] | None:
     """Return who computes one of this front-end's functions of a value that is not an ordinary tensor, or None.
 
-    DTensors have implementations of their own; an object with ``__torch_function__`` computes or refuses the call.
+    DTensors have a module of their own; an object with ``__torch_function__`` computes or refuses the call.
     """
-    if is_dtensor(value):
-        from softgrad.torch import _dtensor
-
-        return getattr(_dtensor, function.__name__, None)
+    load = FOREIGN.get(type(value).__name__)
+    if load is not None:
+        return getattr(load(), function.__name__, None)
     if isinstance(value, Tensor) or not hasattr(type(value), "__torch_function__"):
         return None
     return lambda *arguments, **options: type(value).__torch_function__(function, (type(value),), arguments, options)

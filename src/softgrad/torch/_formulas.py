@@ -40,14 +40,55 @@ class RowValues(NamedTuple):
     rank: Tensor
 
 
-class Columns(NamedTuple):
-    """The slice of the classes that the logits hold, and how sums over it become sums over all classes."""
+class Columns:
+    """The part of the logits that this process holds: here all classes of all rows.
 
-    first: int = 0
-    classes: int | None = None  # of all slices; None: the logits hold every class
-    maximum: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    total: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    vary: Callable[[Tensor], Tensor] = lambda tensor: tensor  # a tensor equal on all slices, for use with this slice
+    `softgrad.torch._ranks` has the part of one rank among others.  A tensor is equal on the ranks that it is about, or
+    each has its own: sums turn the latter into the former, and ``vary`` is the way back, whose gradient is a sum.
+
+    Attributes
+    ----------
+    whole : bool
+        Whether the logits hold every class.
+    first, classes : int
+        The first class that they hold, and how many all slices hold; 0 where the logits hold every class.
+    widest : int
+        The largest slice's classes, or 0.  Tiles of rows are as if every slice were of this size.
+    sums_inputs : bool
+        Whether the gradient by the inputs of a linear head is summed over the slices.
+    """
+
+    whole = True
+    first = 0
+    classes = 0
+    widest = 0
+    sums_inputs = False
+
+    def maximum(self, tensor: Tensor) -> Tensor:
+        """Return the largest over the slices of the classes."""
+        return tensor
+
+    def total(self, tensor: Tensor) -> Tensor:
+        """Return the sum over the slices of the classes."""
+        return tensor
+
+    def vary(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that is equal on all slices, for use with this one."""
+        return tensor
+
+    def merge(self, head: Any, records: Any, storage: Any, options: RowOptions, unit_mass: bool) -> None:
+        """Merge the kernels' records of all slices, in place; ``unit_mass``: each target has a mass of 1."""
+
+    def adding(self) -> Any:
+        """Return an object whose ``begin(tensor)`` starts a sum over the slices in place, and ``finish()`` ends all."""
+
+    def total_of_rows(self, tensor: Tensor) -> Tensor:
+        """Return the sum over the parts that hold other rows."""
+        return tensor
+
+    def vary_by_rows(self, tensor: Tensor) -> Tensor:
+        """Return a tensor that is equal on the parts that hold other rows, for use with these rows."""
+        return tensor
 
 
 WHOLE = Columns()
@@ -109,8 +150,12 @@ def transform(o: Tensor, options: RowOptions) -> Tensor:
         return o
     infinite = torch.isinf(o)
     bounded = torch.where(infinite, 0, o)  # 0·∞ would reach a derivative by s, c or τ
-    u = bounded * (s / tau) if c is None else c * torch.tanh(s * bounded / c) / tau
-    return torch.where(infinite, o * _sign(s, o), u).to(o.dtype)
+    if c is None:
+        factor = s / tau
+        u, limit = bounded * factor, o * (factor.detach() if isinstance(factor, Tensor) else factor)
+    else:
+        u, limit = c * torch.tanh(s * bounded / c) / tau, o.detach() * _sign(s, o)  # tanh is flat there
+    return torch.where(infinite, limit, u).to(o.dtype)
 
 
 def _sign(s: Any, like: Tensor) -> Any:
@@ -136,8 +181,9 @@ def row_values(
     o = logits.movedim(axis, -1)
     o = o.to(compute_dtype(o.dtype))
     if weightless is not None:
-        sound = (torch.isfinite(o) | (o == -INFINITY)).all(-1) & (o > -INFINITY).any(-1)
-        active = ~weightless | sound
+        odd, open_ = ~(torch.isfinite(o) | (o == -INFINITY)).all(-1), (o > -INFINITY).any(-1)
+        odd, open_ = columns.maximum(torch.stack([odd, open_]).to(o.dtype)).unbind(0)
+        active = ~weightless | ((odd == 0) & (open_ > 0))
     wide = total_dtype(o.device, o.dtype)
     index = None if target is None or target.is_floating_point() else whole_numbers(target)
     labelled = is_labels(target, values)
@@ -176,7 +222,7 @@ def row_values(
     entropy = log_s - moment / s
     undefined = torch.isnan(log_s)
     argmax = rank = torch.full_like(undefined, -1, dtype=torch.int64)
-    if by_products and columns is WHOLE:
+    if by_products and columns.whole:
         order = o.detach() * _sign(options.logit_scale, o)  # a softcap may round different logits to one u
         argmax = torch.where(undefined, -1, order.argmax(-1))
         if labelled and index is not None:
@@ -236,7 +282,7 @@ def loss_of_rows(
     tensors: tuple[Any, ...],
     call: Any,
     total: Callable[[Tensor], Tensor] = torch.sum,
-    over_ranks: Callable[[Tensor], Tensor] | None = None,
+    columns: Columns = WHOLE,
 ) -> Tensor:
     """Return the loss of row values: weights, z-loss and reduction, differentiable by every tensor.
 
@@ -249,8 +295,8 @@ def loss_of_rows(
     call : Call
     total
         The sum of a tensor.
-    over_ranks
-        The sum over the ranks that hold other rows.
+    columns
+        The part of the logits that this process holds.
 
     Notes
     -----
@@ -266,7 +312,7 @@ def loss_of_rows(
     label_weight = None
     if labelled and weight is not None:
         index = whole_numbers(target)
-        label_weight = weight[index if kept is None else torch.where(kept, index, 0)]
+        label_weight = _label_weight(weight, index if kept is None else torch.where(kept, index, 0), columns)
     # Without smoothing the weight of a row's label multiplies all of its loss.
     inside = None if label_weight is not None and not _smooths(call.formula_options) else weight
     rows = rows_with(inside, mask)
@@ -284,7 +330,7 @@ def loss_of_rows(
         ones = torch.ones_like(ce.detach()) if a is None else a
         own = ones if label_weight is None else torch.where(ones == 0, 0, ones * label_weight.to(ce.dtype))
         sums = torch.stack([total(own), total(ones), total((ones != 0).to(ce.dtype))])
-        by, count, rows_kept = (sums if over_ranks is None else over_ranks(sums)).unbind(0)
+        by, count, rows_kept = columns.vary_by_rows(columns.total_of_rows(sums)).unbind(0)
         empty = (by == 0) | (rows_kept == 0)
         share = ones * torch.where(empty, 0, 1 / torch.where(empty, 1, by))
         z_share = ones * torch.where(empty, 0, 1 / torch.where(empty, 1, count))
@@ -299,10 +345,16 @@ def loss_of_rows(
         losses = losses + z_loss * _weighted(z_share, lse * lse)
     if call.reduction == "none":
         return losses.to(call.dtype)
-    found = total(losses)
-    if over_ranks is not None:
-        found = over_ranks(found)
+    found = columns.total_of_rows(total(losses))
     return (found if empty is None else torch.where(empty, math.nan, found)).to(call.dtype)
+
+
+def _label_weight(weight: Tensor, index: Tensor, columns: Columns) -> Tensor:
+    if columns.whole:
+        return weight[index]
+    own, classes = index - columns.first, len(weight)
+    own = torch.where((own >= 0) & (own < classes), own, classes)
+    return columns.total(torch.cat([weight, weight.new_zeros(1)])[own])
 
 
 def _weighted(a: Tensor | None, losses: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ from softgrad._core.linear_tiles import (
 from softgrad._core.schedule import run_gradient, run_statistics, statistics_dtype
 from softgrad.torch import _formulas, _memory, _rows, _tiles
 from softgrad.torch._call import Call, Path, choose_path, follows_targets
-from softgrad.torch._formulas import RowMask, RowValues
+from softgrad.torch._formulas import WHOLE, Columns, RowMask, RowValues
 from softgrad.torch._products import TorchProducts, choose
 from softgrad.torch._tensors import (
     ARRAY_DTYPES,
@@ -119,7 +119,7 @@ def makes_gradients_with_loss(tensors: tuple[Any, ...], call: Call, plan: Plan) 
 
 def head_rows(
     tensors: tuple[Any, ...], call: Call, plan: Plan, mask: RowMask, *, by_products: bool = False,
-    path: Path | None = None,
+    path: Path | None = None, columns: Columns = WHOLE,
 ) -> RowValues:  # fmt: skip
     """Return row values of a head; tensors are x (N, D), W, b, target, values and class weight."""
     if path is None:
@@ -132,19 +132,20 @@ def head_rows(
         return _operators.head_rows(tensors, call, plan, mask.active, by_products)
     numbers = (call.numbers.get(name) for name in _rows.NUMBERS)
     return RowValues(
-        *NativeHeadRows.apply(*tensors, *numbers, call, plan, mask.active, by_products, torch.is_grad_enabled())
+        *NativeHeadRows.apply(
+            *tensors, *numbers, call, plan, mask.active, by_products, columns, torch.is_grad_enabled()
+        )
     )
 
 
 # --- the walk ---------------------------------------------------------------------------------------------------------
 
 
-def head_sizes(x: Tensor, linear_weight: Tensor, plan: Plan, *, windows: bool) -> TileSizes:
+def head_sizes(x: Tensor, linear_weight: Tensor, plan: Plan, *, windows: bool, widest: int = 0) -> TileSizes:
     """Return the sizes of the tiles of logits; half precision counts as if it were always converted."""
     item = 8 if x.dtype == torch.float64 else 4
-    return TileSizes.of(
-        len(x), x.shape[-1], len(linear_weight), item, x.dtype in HALF, plan.max_memory, plan.max_rows, windows
-    )
+    classes = widest or len(linear_weight)
+    return TileSizes.of(len(x), x.shape[-1], classes, item, x.dtype in HALF, plan.max_memory, plan.max_rows, windows)
 
 
 class HeadWalk(HeadTiles):
@@ -162,11 +163,9 @@ class HeadWalk(HeadTiles):
         plan: Plan,
         row_weight: Array | None = None,
         *,
-        sizes: TileSizes | None = None,
         windows: bool = True,
-        first: int = 0,
-        classes: int | None = None,
         z_loss: float = 0.0,
+        columns: Columns = WHOLE,
     ) -> None:
         x, linear_weight, bias, target, values, weight = tensors
         products = choose(x.dtype, x.shape[-1], plan.impl)
@@ -175,13 +174,15 @@ class HeadWalk(HeadTiles):
         storage, own = STORAGE[kind], len(linear_weight)
         self.parts = HeadParts(
             storage, targets_of(target, values, x.ndim - 1), _rows.native_options(call.options, z_loss),
-            class_vector_of(weight, storage), row_weight, first, own if classes is None else classes,
+            class_vector_of(weight, storage), row_weight, columns.first, columns.classes or own,
         )  # fmt: skip
+        self.columns, self.options = columns, call.options
+        self.unit_mass = _formulas.is_labels(target, values) and weight is None
         layer = Layer(
             contiguous(array_of(x)), contiguous(lent_array_of(linear_weight)),
             None if bias is None else lent_array_of(bias), ARRAY_DTYPES[kind],
         )  # fmt: skip
-        sizes = head_sizes(x, linear_weight, plan, windows=windows) if sizes is None else sizes
+        sizes = head_sizes(x, linear_weight, plan, windows=windows and columns.whole, widest=columns.widest)
         super().__init__(layer, sizes, threads_for(call.n_threads, len(x) * max(1, own)), products)
 
     def head(self, logits: Array, rows: tuple[int, int], window: tuple[int, int]) -> Any:
@@ -193,7 +194,8 @@ class HeadWalk(HeadTiles):
 
     def statistics(self, buffers: dict[str, Array], by_products: bool = False) -> Array:
         """Fill row values; return the records of all rows, merged over the windows."""
-        n = len(self.layer.x)
+        n, own = len(self.layer.x), len(self.layer.weight)
+        finish_at_once = len(self.windows) == 1 and self.columns.whole
         records = np.zeros(n, statistics_dtype())
         with self.products.single_threaded():
             for rows in self.rows:
@@ -204,16 +206,21 @@ class HeadWalk(HeadTiles):
                     head, cols = self.head(logits, rows, window), window[1] - window[0]
                     last = window is self.windows[-1]
                     outputs = backend.kernels().Outputs(
-                        count, cols, self.parts.storage, **(part if len(self.windows) == 1 else {})
+                        count, cols, self.parts.storage, **(part if finish_at_once else {})
                     )
                     found = run_statistics(head, outputs, count, cols, self.n_threads, by_products=by_products)
                     if window[0] == 0:
                         records[slice(*rows)] = found
                     else:
                         head.merge(records[slice(*rows)], found)
-                    if last and len(self.windows) > 1:
+                    if last and not finish_at_once and self.columns.whole:
                         outputs = backend.kernels().Outputs(count, cols, self.parts.storage, **part)
                         head.finish(outputs, records[slice(*rows)], 0, count)
+        if not self.columns.whole:
+            unseen = np.broadcast_to(np.zeros((1, own), self.layer.compute), (n, own))
+            head = self.parts.head(unseen, (0, n), (0, own))
+            self.columns.merge(head, records, self.parts.storage, self.options, self.unit_mass)
+            head.finish(backend.kernels().Outputs(n, own, self.parts.storage, **buffers), records, 0, n)
         return records
 
     def gradients(
@@ -286,17 +293,17 @@ class NativeHeadRows(torch.autograd.Function):
     """Row values of ``x Wᵀ + b``.
 
     Inputs are x, W, b, target, values, class weight, the followed ones of logit scale, softcap and temperature (else
-    None), the `Call`, the `Plan`, the mask of active rows or None, whether entropy, arg-max and rank are wanted, and
-    whether gradients are enabled.
+    None), the `Call`, the `Plan`, the mask of active rows or None, whether entropy, arg-max and rank are wanted,
+    `Columns`, and whether gradients are enabled.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        *tensors, call, plan, active, by_products, graded = inputs
-        ctx.call, ctx.plan, ctx.row_weight, ctx.by_products = call, plan, vector_of(active), by_products
-        walk = HeadWalk(tuple(tensors[:6]), call, plan, ctx.row_weight, windows=not by_products)
-        found = _rows.buffers_for(len(tensors[0]), by_products)
-        ctx.records = walk.statistics(found, by_products)
+        *tensors, ctx.call, ctx.plan, active, ctx.by_products, ctx.columns, graded = inputs
+        ctx.row_weight = vector_of(active)
+        walk = row_walk(ctx, tensors)
+        found = _rows.buffers_for(len(tensors[0]), ctx.by_products)
+        ctx.records = walk.statistics(found, ctx.by_products)
         one_tile = len(walk.rows) == len(walk.windows) == 1 and graded and any(ctx.needs_input_grad)
         ctx.tile = walk.tile if one_tile else None  # within the budget: no need to make the logits again
         ctx.save_for_backward(*tensors)
@@ -307,34 +314,50 @@ class NativeHeadRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
-        tensors, needs = list(ctx.saved_tensors), list(ctx.needs_input_grad[:9])
+        tensors, needs, columns = list(ctx.saved_tensors), list(ctx.needs_input_grad[:9]), ctx.columns
         upstream = upstream[:3]
         if all(g is None for g in upstream):
-            return (None,) * 14
+            return (None,) * 15
         if torch.is_grad_enabled() or _rows.batched(*upstream):
             active = None if ctx.row_weight is None else torch.from_numpy(ctx.row_weight != 0)
             leaves = _rows.again(tensors, needs)
             with torch.enable_grad():
-                rows = logit_rows(leaves, ctx.call, active)
+                rows = logit_rows(leaves, ctx.call, active, columns)
                 grads = _rows.differentiable(rows, upstream, leaves, needs)
-            return (*grads, *(None,) * 5)
-        walk = HeadWalk(tuple(tensors[:6]), ctx.call, ctx.plan, ctx.row_weight, windows=not ctx.by_products)
+            return (*grads, *(None,) * 6)
+        walk = row_walk(ctx, tensors)
         kept = ctx.tile is not None
         if kept:
             walk.tile, ctx.tile = ctx.tile, None  # the gradient is written over it
         found = gradient_tensors(tuple(tensors), ctx.plan, needs)
         sums = {name: np.empty(len(tensors[0])) for name in ("along", "slope")} if any(needs[6:]) else {}
-        walk.gradients(ctx.records, tuple(map(vector_of, upstream)), gradient_arrays(found), sums, kept=kept)
+        adding = columns.adding() if needs[0] and columns.sums_inputs else None
+        if adding is not None and tensors[0].dtype in HALF:  # the slices add up in float32
+            found[0] = fresh_tensor(tensors[0].shape, torch.float32)
+        by_x = found[0]
+        rows_done = None if adding is None else lambda lo, hi: adding.begin(by_x[lo:hi])
+        walk.gradients(
+            ctx.records, tuple(map(vector_of, upstream)), gradient_arrays(found), sums, kept=kept, rows_done=rows_done
+        )
+        if adding is not None:
+            adding.finish()
         numbers = _rows.number_gradients(ctx.call.options, sums, tensors[6:9], needs[6:9])
         layer = (rounded(grad, like) for grad, like in zip(found, tensors, strict=False))
-        return (*layer, None, None, None, *numbers, *(None,) * 5)
+        return (*layer, None, None, None, *numbers, *(None,) * 6)
 
 
-def logit_rows(tensors: list[Any], call: Call, active: Tensor | None) -> RowValues:
+def row_walk(ctx: Any, tensors: list[Any]) -> HeadWalk:
+    """Return the walk of a `NativeHeadRows`."""
+    return HeadWalk(
+        tuple(tensors[:6]), ctx.call, ctx.plan, ctx.row_weight, windows=not ctx.by_products, columns=ctx.columns
+    )
+
+
+def logit_rows(tensors: list[Any], call: Call, active: Tensor | None, columns: Columns = WHOLE) -> RowValues:
     """Return row values by way of the N×V logits, in PyTorch's operations."""
     x, linear_weight, bias, *others = tensors
-    logits = torch.nn.functional.linear(x, linear_weight, bias)
-    return _rows.formula_rows([logits, *others], call, active, axis=1)
+    logits = torch.nn.functional.linear(columns.vary(x) if columns.sums_inputs else x, linear_weight, bias)
+    return _rows.formula_rows([logits, *others], call, active, axis=1, columns=columns)
 
 
 class HeadLossFunction(torch.autograd.Function):

@@ -21,7 +21,7 @@ from softgrad._core.arrays import Array, Output
 from softgrad._core.schedule import run_gradient, run_rows, run_statistics, streams
 from softgrad.torch import _formulas, _memory
 from softgrad.torch._call import Call, Path, choose_path, follows_targets, outer_shape
-from softgrad.torch._formulas import RowMask, RowOptions, RowValues
+from softgrad.torch._formulas import WHOLE, Columns, RowMask, RowOptions, RowValues
 from softgrad.torch._tensors import (
     HALF,
     STORAGE,
@@ -64,20 +64,23 @@ class Batch:
 
     def __init__(
         self, tensors: tuple[Any, ...], options: RowOptions, axis: int, n_threads: int | None,
-        row_weight: Array | None = None, *, z_loss: float = 0.0, mean: bool = False,
+        row_weight: Array | None = None, *, z_loss: float = 0.0, mean: bool = False, columns: Columns = WHOLE,
     ) -> None:  # fmt: skip
         logits, target, values, weight = tensors
-        self.dtype = logits.dtype
+        self.dtype, self.options, self.columns = logits.dtype, options, columns
+        self.unit_mass = _formulas.is_labels(target, values) and weight is None
         self.rows = rows_of(logits, axis)
         self.n, self.cols = self.rows.array.shape
         self.n_threads = threads_for(n_threads, self.rows.array.size)
         self.head = backend.kernels().Head(
-            self.rows.array, self.rows.storage, targets_of(target, values, axis).record(),
-            native_options(options, z_loss), class_vector_of(weight, self.rows.storage), row_weight,
+            self.rows.array, self.rows.storage,
+            targets_of(target, values, axis).record(columns.first, columns.classes), native_options(options, z_loss),
+            class_vector_of(weight, self.rows.storage), row_weight,
         )  # fmt: skip
         self.settled = self.head.settle(mean)
         if self.settled.bad_row >= 0:
-            _formulas.check_labels(target, values, self.cols, options.ignore_index)
+            if columns.whole:
+                _formulas.check_labels(target, values, self.cols, options.ignore_index)
             raise IndexError(f"target changed while it was read: row {self.settled.bad_row} holds an invalid label")
 
     def outputs(self, **buffers: Any) -> Any:
@@ -86,9 +89,13 @@ class Batch:
 
     def statistics(self, buffers: dict[str, Array], by_products: bool) -> Array:
         """Fill row values from one read of the logits; return the records that a gradient can be made from."""
-        return run_statistics(
-            self.head, self.outputs(**buffers), self.n, self.cols, self.n_threads, by_products=by_products
-        )
+        outputs = self.outputs(**buffers)
+        if self.columns.whole:
+            return run_statistics(self.head, outputs, self.n, self.cols, self.n_threads, by_products=by_products)
+        records = run_statistics(self.head, self.outputs(), self.n, self.cols, self.n_threads)
+        self.columns.merge(self.head, records, self.rows.storage, self.options, self.unit_mass)
+        self.head.finish(outputs, records, 0, self.n)
+        return records
 
     def gradient(self, records: Array | None, out: Array | None = None, **buffers: Array) -> Tensor:
         """Return the gradient by the logits, from records or from the logits alone."""
@@ -148,28 +155,29 @@ def logits_path(tensors: tuple[Any, ...], call: Call) -> Path:
 
 
 def native_rows(
-    tensors: tuple[Any, ...], call: Call, path: Path, *, active: Tensor | None = None, by_products: bool = False
-) -> RowValues:
+    tensors: tuple[Any, ...], call: Call, path: Path, *, active: Tensor | None = None, by_products: bool = False,
+    columns: Columns = WHOLE,
+) -> RowValues:  # fmt: skip
     """Return row values through the kernels; tensors are logits, target, values and class weight."""
     if path is Path.OPERATORS:
         from softgrad.torch import _operators
 
         return _operators.row_values(tensors, call, active, by_products)
     numbers = (call.numbers.get(name) for name in NUMBERS)
-    return RowValues(*NativeRows.apply(*tensors, *numbers, call, active, by_products))
+    return RowValues(*NativeRows.apply(*tensors, *numbers, call, active, by_products, columns))
 
 
 class NativeRows(torch.autograd.Function):
     """Row values of logits.
 
     Inputs are logits, target, values, class weight, the followed ones of logit scale, softcap and temperature (else
-    None), the `Call`, the mask of active rows or None, and whether entropy, arg-max and rank are wanted.
+    None), the `Call`, the mask of active rows or None, whether entropy, arg-max and rank are wanted, and `Columns`.
     """
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
-        *tensors, call, active, by_products = inputs
-        ctx.call, ctx.row_weight = call, vector_of(active)
+        *tensors, call, active, by_products, columns = inputs
+        ctx.call, ctx.row_weight, ctx.columns = call, vector_of(active), columns
         batch = row_batch(ctx, tensors)
         found = buffers_for(batch.n, by_products)
         ctx.records = batch.statistics(found, by_products)
@@ -185,7 +193,7 @@ class NativeRows(torch.autograd.Function):
         upstream = upstream[:3]
         nothing: list[Any] = [None] * 7
         if all(g is None for g in upstream):
-            return (*nothing, None, None, None)
+            return (*nothing, None, None, None, None)
         graph = torch.is_grad_enabled() or batched(*upstream)
         if graph and call.inplace:
             raise RuntimeError(
@@ -199,25 +207,29 @@ class NativeRows(torch.autograd.Function):
             active = None if ctx.row_weight is None else torch.from_numpy(ctx.row_weight != 0)
             outer = outer_shape(tensors[0].shape, call.axis)
             with torch.enable_grad():
-                rows = formula_rows(leaves, call, None if active is None else active.reshape(outer))
+                active = None if active is None else active.reshape(outer)
+                rows = formula_rows(leaves, call, active, columns=ctx.columns)
                 grads = differentiable(rows, upstream, leaves, by_formulas)
         if not graph and (needs[0] or any(needs[4:])):
             by_logits, *by_numbers = native_gradient(ctx, tensors, upstream)
             grads = [by_logits, *grads[1:4], *by_numbers]
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def row_batch(ctx: Any, tensors: list[Any]) -> Batch:
     """Return the batch of a `NativeRows`."""
     call = ctx.call
-    return Batch(tuple(tensors[:4]), call.options, call.axis, call.n_threads, ctx.row_weight)
+    return Batch(tuple(tensors[:4]), call.options, call.axis, call.n_threads, ctx.row_weight, columns=ctx.columns)
 
 
-def formula_rows(tensors: list[Any], call: Call, active: Tensor | None, axis: int | None = None) -> RowValues:
+def formula_rows(
+    tensors: list[Any], call: Call, active: Tensor | None, axis: int | None = None, columns: Columns = WHOLE
+) -> RowValues:
     """Return row values in PyTorch's operations; the last three tensors are the numbers that are followed, or None."""
     given = zip(NUMBERS, tensors[4:], strict=True)
     options = call.options._replace(**{name: number for name, number in given if number is not None})
-    return _formulas.row_values(*tensors[:4], options, call.axis if axis is None else axis, active)
+    axis = call.axis if axis is None else axis
+    return _formulas.row_values(*tensors[:4], options, axis, active, columns=columns)
 
 
 def native_gradient(ctx: Any, tensors: list[Any], upstream: tuple[Any, ...]) -> list[Any]:

@@ -140,9 +140,9 @@ NAMES_OF_LAYER = ("input", "linear_weight", "linear_bias")
 
 
 def layer_of(
-    x: Any, weight: Any, bias: Any, names: tuple[str, str, str] = NAMES_OF_LAYER
+    x: Any, weight: Any, bias: Any, names: tuple[str, str, str] = NAMES_OF_LAYER, *, slices: bool = False
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Validate a layer's tensors; return them in autocast's type where autocast is on."""
+    """Validate a layer's tensors; return them in autocast's type where autocast is on; a rank's slices may be empty."""
     for name, tensor in zip(names, (x, weight, bias), strict=True):
         if tensor is None and name == names[2]:
             continue
@@ -153,7 +153,7 @@ def layer_of(
         raise ValueError(
             f"{names[0]} has shape {tuple(x.shape)} and {names[1]} {tuple(weight.shape)}; they are (..., D) and (V, D)"
         )
-    if weight.shape[0] == 0 and names is NAMES_OF_LAYER:  # a rank's slice may be empty
+    if weight.shape[0] == 0 and not slices:
         raise ValueError(f"{names[1]} of shape {tuple(weight.shape)} has no classes")
     if bias is not None and bias.shape != weight.shape[:-1]:
         raise ValueError(f"{names[2]} has shape {tuple(bias.shape)}; one number a class is {tuple(weight.shape[:-1])}")

@@ -15,20 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softgrad.torch import _parallel_call
 from softgrad.torch._documented import LOSS, documented
-from softgrad.torch._parallel_group import Agreement
+from softgrad.torch._ranks import call
+from softgrad.torch._ranks.agreement import Agreement
 
 __all__ = ["vocab_parallel_cross_entropy", "vocab_parallel_linear_cross_entropy"]
 
 
 def _calls() -> Any:
-    """Who makes the call."""
+    """Return the module that makes calls: in a graph one that interrupts it."""
     if torch.compiler.is_compiling():
-        from softgrad.torch import _parallel_compiled
+        from softgrad.torch._ranks import compiled
 
-        return _parallel_compiled
-    return _parallel_call
+        return compiled
+    return call
 
 
 def _agreement(function: str) -> Agreement:
@@ -115,9 +115,10 @@ def vocab_parallel_cross_entropy(
     section 3 (the parallel cross-entropy).
     """
     return _calls().cross_entropy_over(
-        _agreement("vocab_parallel_cross_entropy"), local_logits, target, group, (), weight, ignore_index, reduction,
-        label_smoothing, sample_weight, smooth_finite_only, logit_scale, softcap, temperature, z_loss, inplace,
-        n_threads,
+        _agreement("vocab_parallel_cross_entropy"), "local_logits", local_logits, target, group=group, weight=weight,
+        ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing, sample_weight=sample_weight,
+        smooth_finite_only=smooth_finite_only, logit_scale=logit_scale, softcap=softcap, temperature=temperature,
+        z_loss=z_loss, inplace=inplace, n_threads=n_threads,
     )  # fmt: skip
 
 
@@ -214,7 +215,10 @@ def vocab_parallel_linear_cross_entropy(
     section 3 (the parallel cross-entropy).
     """
     return _calls().linear_cross_entropy_over(
-        _agreement("vocab_parallel_linear_cross_entropy"), x, local_weight, target, bias, group, (), reduce_x_grad,
-        weight, ignore_index, reduction, label_smoothing, sample_weight, smooth_finite_only, logit_scale, softcap,
-        temperature, z_loss, shift, max_memory, accumulate_dtype, options, impl, n_threads,
+        _agreement("vocab_parallel_linear_cross_entropy"), ("x", "local_weight", "bias"), x, local_weight, target,
+        linear_bias=bias, group=group, reduce_x_grad=reduce_x_grad, weight=weight, ignore_index=ignore_index,
+        reduction=reduction, label_smoothing=label_smoothing, sample_weight=sample_weight,
+        smooth_finite_only=smooth_finite_only, logit_scale=logit_scale, softcap=softcap, temperature=temperature,
+        z_loss=z_loss, shift=shift, max_memory=max_memory, accumulate_dtype=accumulate_dtype, torch_options=options,
+        impl=impl, n_threads=n_threads,
     )  # fmt: skip

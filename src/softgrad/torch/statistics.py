@@ -20,7 +20,6 @@ from softgrad.torch._call import (
     class_axis,
     foreign,
     make_call,
-    refuse_dtensors,
     soft_ignore,
     split_target,
 )
@@ -86,10 +85,6 @@ def prediction_stats(
     """
     if type(input) is not Tensor and (found := foreign(input, prediction_stats)) is not None:
         return found(input, target)
-    refuse_dtensors(
-        "prediction_stats", input=input, target=target, sample_weight=sample_weight, logit_scale=logit_scale,
-        temperature=temperature,
-    )  # fmt: skip
     check_logits(input)
     axis = class_axis(input)
     check_classes(input, axis)
@@ -163,10 +158,6 @@ def linear_prediction_stats(
     """
     if type(input) is not Tensor and (found := foreign(input, linear_prediction_stats)) is not None:
         return found(input, linear_weight, target)
-    refuse_dtensors(
-        "linear_prediction_stats", input=input, linear_weight=linear_weight, target=target, linear_bias=linear_bias,
-        sample_weight=sample_weight, logit_scale=logit_scale, temperature=temperature,
-    )  # fmt: skip
     x, linear_weight, linear_bias = layer_of(input, linear_weight, linear_bias)
     if linear_weight.ndim != 2:
         raise ValueError(f"linear_weight has shape {tuple(linear_weight.shape)}; it is (V, D)")

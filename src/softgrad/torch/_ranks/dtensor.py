@@ -14,21 +14,29 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor, Replicate, Shard
 
 from softgrad.torch._call import class_axis, outer_shape
-from softgrad.torch._parallel_call import cross_entropy_over, linear_cross_entropy_over
-from softgrad.torch._parallel_group import ALONE, CONTENTS, Agreement, Vary, fingerprint
+from softgrad.torch._ranks.agreement import Agreement
+from softgrad.torch._ranks.call import cross_entropy_over, linear_cross_entropy_over
+from softgrad.torch._ranks.group import ALONE, Vary
+from softgrad.torch.linear import NAMES_OF_LAYER
+
+NUMBERS = ("label_smoothing", "logit_scale", "softcap", "temperature", "z_loss")
+REMEDY = (
+    "a plain tensor beside a DTensor is the same on every rank of the mesh; hand over DTensors sharded by rows, or the "
+    "full_tensor() of the sharded one"
+)
 
 
 class Layout:
-    """Which dimensions of a mesh shard classes, and which rows."""
+    """The dimensions of a mesh that shard classes, and those that shard rows."""
 
     def __init__(self, mesh: Any, classes: int | None, rows: dict[int, int]) -> None:
         self.mesh, self.classes, self.rows = mesh, classes, rows  # rows: mesh dimension → axis among the rows' axes
         self.group = ALONE if classes is None else mesh.get_group(classes)
         self.row_groups = tuple(mesh.get_group(i) for i in sorted(rows))
-        self.plain: dict[str, list[Any]] = {}  # tensors taken for the same on every rank, by argument
+        self.plain: dict[str, tuple[Any, ...]] = {}  # tensors taken for the same on every rank, by argument
 
     def placements(self, class_axis: int | None, sharded_rows: bool = True) -> tuple[Any, ...]:
-        """Of a tensor with the classes at an axis, or none; rows' axes beyond it are moved up."""
+        """Return those of a tensor with the classes at an axis, or none; rows' axes beyond it are moved up."""
         found: list[Any] = [Replicate()] * self.mesh.ndim
         if class_axis is not None and self.classes is not None:
             found[self.classes] = Shard(class_axis)
@@ -47,7 +55,7 @@ class Layout:
                     f"{name} is a plain tensor, and the rows are sharded over the mesh; hand over a DTensor, "
                     "so that it is clear which rows these are"
                 )
-            self.plain.setdefault(name, []).append(tensor)
+            self.plain[name] = (*self.plain.get(name, ()), tensor)
             tensor = DTensor.from_local(tensor, self.mesh, [Replicate()] * self.mesh.ndim, run_check=False)
         elif tensor.device_mesh != self.mesh:
             raise ValueError(f"{name} lies on {tensor.device_mesh}, and the classes on {self.mesh}")
@@ -56,42 +64,39 @@ class Layout:
         return tensor.to_local(grad_placements=placements)
 
     def by_rows(self, tensor: Any) -> Any:
-        """What all rows' ranks have alike: its gradient is the sum of theirs."""
+        """Return a tensor that is equal on the ranks of all rows, whose gradient is the sum of theirs."""
         follows = isinstance(tensor, Tensor) and tensor.requires_grad and self.row_groups
         return Vary.apply(tensor, self.row_groups) if follows else tensor
 
     def targets(self, target: Any, rows_axis: int) -> Any:
-        """Targets of any kind; dense soft ones have the classes at ``rows_axis``."""
+        """Return this rank's targets of any kind; dense soft ones have the classes at ``rows_axis``."""
         if isinstance(target, tuple):
             rows = self.placements(None)
             return tuple(self.local(part, rows, "target") for part in target)
         soft = isinstance(target, Tensor) and target.is_floating_point()
         return self.local(target, self.placements(rows_axis if soft else None), "target")
 
-    def numbers(self, **values: Any) -> dict[str, Any]:
-        """Temperatures that may have a derivative."""
-        whole = self.placements(None, False)
-        return {name: self.by_rows(self.local(value, whole, name)) for name, value in values.items()}
+    def arguments(self, options: dict[str, Any]) -> dict[str, Any]:
+        """Return the options with this rank's part of those that may be tensors."""
+        once = self.placements(None, False)
+        given = {name: self.by_rows(self.local(options[name], once, name)) for name in NUMBERS}
+        given["weight"] = self.by_rows(self.local(options["weight"], self.placements(0, False), "weight"))
+        given["sample_weight"] = self.local(options["sample_weight"], self.placements(None), "sample_weight")
+        return {**options, **given, "group": self.group, "row_groups": self.row_groups}
 
     def agreement(self, function: str) -> Agreement:
-        """Return what the ranks of the mesh have to agree about.
+        """Return the ranks' agreement about a call.
 
         Ranks that have other rows of unsharded classes need nothing from each other but sums, as in data parallelism,
         and are not asked.
         """
         rows_alone = self.rows if self.classes is None else ()
         asked = [i for i in range(self.mesh.ndim) if i != self.classes and i not in rows_alone]
-        facts = {}
-        if asked or self.classes is not None:
-            facts = {f"{CONTENTS}{name}": "".join(map(fingerprint, parts)) for name, parts in self.plain.items()}
-        remedy = (
-            "a plain tensor beside a DTensor is the same on every rank of the mesh; hand over DTensors sharded by "
-            "rows, or the full_tensor() of the sharded one"
-        )
-        return Agreement(function, facts, remedy=remedy, further=tuple(self.mesh.get_group(i) for i in asked))
+        further = tuple(self.mesh.get_group(i) for i in asked)
+        return Agreement(function, plain=self.plain, remedy=REMEDY, further=further)
 
     def whole(self, loss: Tensor, reduction: str, outer: tuple[int, ...]) -> DTensor:
-        """The loss as a DTensor."""
+        """Return the loss as a DTensor."""
         if reduction != "none":
             return DTensor.from_local(loss, self.mesh, [Replicate()] * self.mesh.ndim, run_check=False)
         stride = torch.empty(outer, device="meta").stride()
@@ -101,7 +106,7 @@ class Layout:
 
 
 def _layout(tensor: DTensor, axis: int, name: str) -> Layout:
-    """Of a tensor with classes at ``axis``."""
+    """Return the layout of a tensor with classes at ``axis``."""
     classes = [i for i, p in enumerate(tensor.placements) if p.is_shard(axis)]
     if len(classes) > 1:
         raise ValueError(
@@ -117,78 +122,55 @@ def _layout(tensor: DTensor, axis: int, name: str) -> Layout:
     return Layout(tensor.device_mesh, classes[0] if classes else None, rows)
 
 
-def cross_entropy(
-    logits: Any, target: Any, weight: Any, sample_weight: Any, logit_scale: Any, temperature: Any, inplace: bool,
-    **options: Any,
-) -> DTensor:  # fmt: skip
+def cross_entropy(input: Any, target: Any, weight: Any, *, inplace: bool, **options: Any) -> DTensor:  # noqa: A002
     """`softgrad.torch.cross_entropy` of logits that are a DTensor."""
     if inplace:
         raise ValueError("inplace=True does not go with DTensors")
-    axis = class_axis(logits)
-    layout = _layout(logits, axis, "input")
+    axis = class_axis(input)
+    layout = _layout(input, axis, "input")
     target = layout.targets(target, axis)
-    options |= layout.numbers(logit_scale=logit_scale, temperature=temperature)
-    options["weight"] = layout.by_rows(layout.local(weight, layout.placements(0, False), "weight"))
-    options["sample_weight"] = layout.local(sample_weight, layout.placements(None), "sample_weight")
-    loss = cross_entropy_over(
-        layout.agreement("cross_entropy"),
-        logits.to_local(grad_placements=logits.placements),
-        target,
-        layout.group,
-        layout.row_groups,
-        inplace=False,
-        **options,
-    )
-    return layout.whole(loss, options["reduction"], outer_shape(tuple(logits.shape), axis))
+    options = layout.arguments({**options, "weight": weight})
+    logits = input.to_local(grad_placements=input.placements)
+    loss = cross_entropy_over(layout.agreement("cross_entropy"), "input", logits, target, **options)
+    return layout.whole(loss, options["reduction"], outer_shape(tuple(input.shape), axis))
 
 
 def linear_cross_entropy(
-    x: Any, linear: Any, target: Any, *, linear_bias: Any, weight: Any, sample_weight: Any, logit_scale: Any,
-    temperature: Any, shift: bool, **options: Any,
+    input: Any, linear_weight: Any, target: Any, *, linear_bias: Any, options: Any, shift: bool, **others: Any  # noqa: A002
 ) -> DTensor:  # fmt: skip
     """`softgrad.torch.linear_cross_entropy` of a head or inputs that are DTensors."""
-    if isinstance(linear, DTensor):
-        head = _layout(linear, 0, "linear_weight")
-        if linear.ndim != 2 or head.rows:
+    if isinstance(linear_weight, DTensor):
+        head = _layout(linear_weight, 0, "linear_weight")
+        if linear_weight.ndim != 2 or head.rows:
             raise ValueError(
-                f"linear_weight of shape {tuple(linear.shape)} has the placements {linear.placements}; it is (V, D), "
-                "and nothing but its classes may be sharded"
+                f"linear_weight of shape {tuple(linear_weight.shape)} has the placements {linear_weight.placements}; "
+                "it is (V, D), and nothing but its classes may be sharded"
             )
         mesh, classes = head.mesh, head.classes
     else:
-        mesh, classes = x.device_mesh, None
-    layout = Layout(mesh, classes, _rows_of(x, classes) if isinstance(x, DTensor) else {})
-    last = x.ndim - 1
+        mesh, classes = input.device_mesh, None
+    layout = Layout(mesh, classes, _rows_of(input, classes) if isinstance(input, DTensor) else {})
+    last = input.ndim - 1
     if shift and last - 1 in layout.rows.values():
         raise ValueError("shift=True needs the neighbours of each position, and the sequence is sharded: shift before")
     slices = layout.placements(0, False)
-    local_x = layout.local(x, layout.placements(None), "input")
-    linear = layout.by_rows(layout.local(linear, slices, "linear_weight"))
-    target = layout.targets(target, last)
+    x = layout.local(input, layout.placements(None), "input")
+    weight = layout.by_rows(layout.local(linear_weight, slices, "linear_weight"))
     bias = layout.by_rows(layout.local(linear_bias, slices, "linear_bias"))
-    options |= layout.numbers(logit_scale=logit_scale, temperature=temperature)
-    options["weight"] = layout.by_rows(layout.local(weight, slices, "weight"))
-    options["sample_weight"] = layout.local(sample_weight, layout.placements(None), "sample_weight")
+    target = layout.targets(target, last)
+    others = layout.arguments(others)
     loss = linear_cross_entropy_over(
-        layout.agreement("linear_cross_entropy"),
-        local_x,
-        linear,
-        target,
-        bias,
-        layout.group,
-        layout.row_groups,
-        reduce_x_grad=True,
-        shift=shift,
-        **options,
-    )
-    outer = list(x.shape[:-1])
+        layout.agreement("linear_cross_entropy"), NAMES_OF_LAYER, x, weight, target, linear_bias=bias, shift=shift,
+        torch_options=options, **others,
+    )  # fmt: skip
+    outer = list(input.shape[:-1])
     if shift:
         outer[-1] = max(0, outer[-1] - 1)
-    return layout.whole(loss, options["reduction"], tuple(outer))
+    return layout.whole(loss, others["reduction"], tuple(outer))
 
 
 def _rows_of(x: DTensor, classes: int | None) -> dict[int, int]:
-    """How the rows of the input are sharded; over the classes' dimension of the mesh they are gathered."""
+    """Return how the rows of the input are sharded; over the classes' dimension of the mesh they are gathered."""
     rows = {}
     for i, placement in enumerate(x.placements):
         if i == classes or placement == Replicate() or placement.is_partial():
