@@ -264,8 +264,9 @@ def loss_and_gradients(
 ) -> tuple[Array, bool]:
     """Compute row losses and gradients in one walk over whole rows: three products for a tile.
 
-    Returns the losses, factors applied, and whether a mean has a total weight of 0.  ``by_products`` are vectors for the
-    fields of `PredictionStats`; ``label_error(row)`` makes the error for the first invalid label.
+    Returns the losses, factors applied, and whether a mean has a total weight of 0.  ``by_products`` are
+    vectors for the fields of `PredictionStats`; ``label_error(row)`` makes the error for the first
+    invalid label.
     """
     n, classes = len(tiles.layer.x), len(tiles.layer.weight)
     # The mean's factors come from targets and weights alone: one row of stride 0 stands for all logits.

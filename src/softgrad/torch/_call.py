@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import is_fake
 
 from softgrad._core import backend, fallback
 from softgrad._core.options import Options
@@ -58,7 +59,7 @@ class Call:
     @property
     def formula_options(self) -> RowOptions:
         """The options with tensors in place of the numbers that are followed."""
-        given = {name: tensor for name, tensor in self.numbers.items() if name != "z_loss"}
+        given: dict[str, Any] = {name: tensor for name, tensor in self.numbers.items() if name != "z_loss"}
         return self.options._replace(**given) if given else self.options
 
     @property
@@ -123,7 +124,7 @@ def _number(name: str, value: Any, numbers: dict[str, Tensor]) -> Any:
     if value.numel() != 1:
         raise ValueError(f"{name} has shape {tuple(value.shape)}; it is one number")
     # A graph cannot read a number from a tensor: the formulas take the tensor itself there.
-    graph = torch.compiler.is_compiling() or _formulas.traced() or _formulas.is_fake(value)
+    graph = torch.compiler.is_compiling() or _formulas.traced() or is_fake(value)
     if not (graph or followed(value)):
         return float(value.detach())
     numbers[name] = value.reshape(())
@@ -302,7 +303,7 @@ def choose_path(logits: Tensor, others: Iterable[Any], numbers: dict[str, Tensor
     return Path.FORMULAS if _formulas.traced() else Path.KERNELS
 
 
-def follows_targets(target: Any, values: Any, weight: Any, call: Call) -> bool:
+def follows_targets(call: Call, target: Any, values: Any, weight: Any) -> bool:
     """Return whether derivatives by soft targets, or by class weights inside a sum, may be asked for."""
     soft = target if values is None else values
     by_soft = soft is not None and soft.requires_grad

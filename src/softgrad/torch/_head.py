@@ -82,7 +82,7 @@ def head_path(tensors: tuple[Any, ...], call: Call, plan: Plan) -> Path:
     path = choose_path(x, tensors[1:], call.numbers)
     if path is Path.FORMULAS or plan.impl == "composite":
         return Path.FORMULAS
-    if follows_targets(target, values, weight, call):
+    if follows_targets(call, target, values, weight):
         return Path.FORMULAS
     if call.numbers.keys() - {"z_loss"} and head_sizes(x, linear_weight, plan, windows=True).cols < len(linear_weight):
         return Path.FORMULAS  # sums over the gradient need whole rows
@@ -334,7 +334,7 @@ class NativeHeadRows(torch.autograd.Function):
         adding = columns.adding() if needs[0] and columns.sums_inputs else None
         if adding is not None and tensors[0].dtype in HALF:  # the slices add up in float32
             found[0] = fresh_tensor(tensors[0].shape, torch.float32)
-        by_x = found[0]
+        by_x: Any = found[0]
         rows_done = None if adding is None else lambda lo, hi: adding.begin(by_x[lo:hi])
         walk.gradients(
             ctx.records, tuple(map(vector_of, upstream)), gradient_arrays(found), sums, kept=kept, rows_done=rows_done

@@ -7,17 +7,20 @@ compiled function is refused by ``torch.compile`` itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch._library.custom_ops import CustomOpDef
 
 from softgrad._core import backend
 from softgrad._core.schedule import statistics_dtype
 from softgrad.torch import _head, _rows
 from softgrad.torch._call import Call, outer_shape
 from softgrad.torch._formulas import RowOptions, RowValues
+from softgrad.torch._tensors import vector_of
 
 DATA = "Tensor? target, Tensor? values, Tensor? weight"
 LAYER = "Tensor x, Tensor linear_weight, Tensor? linear_bias"
@@ -41,7 +44,7 @@ def _call(settings: Any, reduction: str = "none", z_loss: float = 0.0, dtype: An
     return Call(RowOptions(*options), {}, z_loss, reduction, dtype, axis, n_threads, False)
 
 
-def _operator(name: str, arguments: str, results: str) -> Any:
+def _operator(name: str, arguments: str, results: str) -> Callable[[Callable[..., object]], CustomOpDef]:
     return torch.library.custom_op(
         f"softgrad::{name}", mutates_args=(), device_types="cpu", schema=f"({arguments}) -> {results}"
     )
@@ -108,7 +111,7 @@ def total(losses: Tensor) -> Tensor:
 def _row_values(*arguments: Any) -> tuple[Tensor, ...]:
     *tensors, active = arguments[:5]
     call, by_products = _call(arguments[5:-1]), arguments[-1]
-    batch = _rows.Batch(tuple(tensors), call.options, call.axis, call.n_threads, _rows.vector_of(active))
+    batch = _rows.Batch(tuple(tensors), call.options, call.axis, call.n_threads, vector_of(active))
     found = _rows.buffers_for(batch.n, by_products)
     records = batch.statistics(found, by_products)
     return (*_rows.row_tensors(found, batch.rows.outer), _records(records))
@@ -124,8 +127,8 @@ def _(*arguments: Any) -> tuple[Tensor, ...]:
 def _row_gradient(*arguments: Any) -> Tensor:
     upstream, records, tensors, active = arguments[:3], arguments[3], arguments[4:8], arguments[8]
     call = _call(arguments[9:])
-    batch = _rows.Batch(tuple(tensors), call.options, call.axis, call.n_threads, _rows.vector_of(active))
-    batch.head.set_upstream(*(_rows.vector_of(g) for g in upstream))
+    batch = _rows.Batch(tuple(tensors), call.options, call.axis, call.n_threads, vector_of(active))
+    batch.head.set_upstream(*(vector_of(g) for g in upstream))
     return batch.gradient(_array(records))
 
 
@@ -164,7 +167,7 @@ def _head_values(*arguments: Any) -> tuple[Tensor, ...]:
 
 def _walk(tensors: Any, active: Any, settings: Any, plan: Any, by_products: bool) -> _head.HeadWalk:
     return _head.HeadWalk(
-        tuple(tensors), _call(settings), _head.Plan(*plan), _rows.vector_of(active), windows=not by_products
+        tuple(tensors), _call(settings), _head.Plan(*plan), vector_of(active), windows=not by_products
     )
 
 
@@ -184,7 +187,7 @@ def _head_gradient(*arguments: Any) -> tuple[Tensor, ...]:
     plan, by_products, needs = arguments[-6:-2], arguments[-2], arguments[-1]
     walk = _walk(tensors, active, arguments[11:-6], plan, by_products)
     grads = _head.gradient_tensors(tensors, _head.Plan(*plan), needs)
-    walk.gradients(_array(records), tuple(map(_rows.vector_of, upstream)), _head.gradient_arrays(grads), {})
+    walk.gradients(_array(records), tuple(map(vector_of, upstream)), _head.gradient_arrays(grads), {})
     return _present(grads)
 
 

@@ -108,7 +108,7 @@ class Batch:
             self._run(outputs, records)
         return tensor_of(to.deliver(), self.dtype)
 
-    def sums(self, records: Array, **buffers: Array) -> None:
+    def sums(self, records: Array | None, **buffers: Array) -> None:
         """Fill sums over the gradient, without writing it."""
         self._run(self.outputs(**buffers), records)
 
@@ -149,7 +149,7 @@ def again(tensors: list[Any], needs: list[bool]) -> list[Any]:
 def logits_path(tensors: tuple[Any, ...], call: Call) -> Path:
     """Decide who computes logits; tensors are logits, target, values, class weight and sample weight."""
     path = choose_path(tensors[0], tensors[1:], call.numbers)
-    if path is Path.OPERATORS and follows_targets(*tensors[1:4], call):
+    if path is Path.OPERATORS and follows_targets(call, *tensors[1:4]):
         return Path.FORMULAS  # the operators lack these derivatives
     return path
 
@@ -226,10 +226,10 @@ def formula_rows(
     tensors: list[Any], call: Call, active: Tensor | None, axis: int | None = None, columns: Columns = WHOLE
 ) -> RowValues:
     """Return row values in PyTorch's operations; the last three tensors are the numbers that are followed, or None."""
-    given = zip(NUMBERS, tensors[4:], strict=True)
-    options = call.options._replace(**{name: number for name, number in given if number is not None})
-    axis = call.axis if axis is None else axis
-    return _formulas.row_values(*tensors[:4], options, axis, active, columns=columns)
+    numbers: dict[str, Any] = {name: n for name, n in zip(NUMBERS, tensors[4:], strict=True) if n is not None}
+    logits, target, values, weight = tensors[:4]
+    options, axis = call.options._replace(**numbers), call.axis if axis is None else axis
+    return _formulas.row_values(logits, target, values, weight, options, axis, active, columns=columns)
 
 
 def native_gradient(ctx: Any, tensors: list[Any], upstream: tuple[Any, ...]) -> list[Any]:

@@ -102,8 +102,8 @@ def targets_of(target: Tensor | None, values: Tensor | None, axis: int) -> Targe
     if values is not None:
         index, shares = array_of(target), array_of(_stored(values))
         n = math.prod(index.shape[:-1])
-        flat = (np.ascontiguousarray(part.reshape(n, index.shape[-1])) for part in (index, shares))
-        return TargetArrays(TargetKind.sparse, *flat, STORAGE[_stored(values).dtype])
+        index, shares = (np.ascontiguousarray(part.reshape(n, index.shape[-1])) for part in (index, shares))
+        return TargetArrays(TargetKind.sparse, index, shares, STORAGE[_stored(values).dtype])
     if not target.is_floating_point():
         return TargetArrays(TargetKind.labels, np.ascontiguousarray(array_of(target).reshape(-1)))
     soft = _stored(target)

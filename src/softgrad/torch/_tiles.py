@@ -16,7 +16,7 @@ from softgrad._core.linear_tiles import DEFAULT_MEMORY
 from softgrad._core.threads import run_blocks
 from softgrad.torch import _formulas
 from softgrad.torch._call import PLAIN, Call, transformed
-from softgrad.torch._formulas import RowMask, RowOptions, RowValues, has_tangent
+from softgrad.torch._formulas import RowMask, RowValues, has_tangent
 from softgrad.torch._products import limit_worker, one_torch_thread
 from softgrad.torch._rows import batched
 from softgrad.torch._tensors import threads_for
@@ -36,7 +36,8 @@ def row_values(
     def rows(
         x: Tensor, target: Any, values: Any, active: Any, weightless: Any, w: Tensor, b: Any, c: Any, *n: Tensor
     ) -> Any:
-        given: RowOptions = options._replace(**dict(zip(names, n, strict=True)))
+        numbers: dict[str, Any] = dict(zip(names, n, strict=True))
+        given = options._replace(**numbers)
         logits = torch.nn.functional.linear(x, w, b)
         return _formulas.row_values(logits, target, values, c, given, -1, active, weightless, by_products=by_products)
 

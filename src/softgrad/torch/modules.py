@@ -60,7 +60,7 @@ class CrossEntropyLoss(torch.nn.CrossEntropyLoss):
         inplace: bool = False,
         n_threads: int | None = None,
     ) -> None:
-        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)
+        super().__init__(weight, size_average, ignore_index, reduce, reduction, label_smoothing)  # type: ignore[arg-type]
         self.smooth_finite_only, self.softcap, self.z_loss = smooth_finite_only, softcap, z_loss
         self.logit_scale, self.temperature = logit_scale, temperature
         self.inplace, self.n_threads = inplace, n_threads

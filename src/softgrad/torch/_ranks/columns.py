@@ -1,8 +1,9 @@
 """The part of the logits that one rank holds: a slice of the classes, of rows that others may have more of.
 
-A slice is a range of columns as a tile in memory is one, and its records merge as those of tiles do: the first reduction
-finds the maximum of each row, the kernels' own merge restates the records at it, and records with the same peak add up
-in the second reduction.  What follows is computed from equal numbers on every rank, so its bits are the same.
+A slice is a range of columns, as a tile in memory is one, and its records merge as those of tiles do:
+the first reduction finds the maximum of each row, the kernels' own merge restates the records at it,
+and records with the same peak add up in the second reduction.  What follows is computed from equal
+numbers on every rank, so its bits are the same.
 """
 
 from __future__ import annotations
