@@ -27,7 +27,7 @@ PLAIN = (Tensor, torch.nn.Parameter)  # other subclasses are known to PyTorch's 
 BUILTIN = frozenset({int, float, bool, str, type(None)})
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One validated call, beside its tensors.
 
@@ -83,22 +83,27 @@ def make_call(
     inplace: bool = False,
 ) -> Call:
     """Validate the options of a call."""
+    # Values of Python's own types alone are remembered: others may change, or compare equal to something else.
+    given = (
+        ignore_index, reduction, label_smoothing, smooth_finite_only, logit_scale, softcap, temperature, z_loss,
+        n_threads, inplace,
+    )  # fmt: skip
+    if BUILTIN.issuperset(map(type, given)) and not torch.compiler.is_compiling():
+        return _remembered(axis, dtype, *given)
     numbers: dict[str, Tensor] = {}
     arguments = (
         ignore_index, reduction, _number("label_smoothing", label_smoothing, numbers), smooth_finite_only,
         _number("logit_scale", logit_scale, numbers), _number("softcap", softcap, numbers),
         _number("temperature", temperature, numbers), _number("z_loss", z_loss, numbers), n_threads, inplace,
     )  # fmt: skip
-    # Values of Python's own types alone are remembered: others may change, or compare equal to something else.
-    remembered = not torch.compiler.is_compiling() and all(type(a) in BUILTIN for a in arguments)
-    options, z, threads = (_remembered if remembered else _checked)(*arguments)
-    return Call(options, numbers, z, reduction, dtype, axis, threads, inplace)
+    return _checked(axis, dtype, *arguments, numbers=numbers)
 
 
 def _checked(
-    ignore_index: int | None, reduction: Any, label_smoothing: Any, smooth_finite_only: bool, logit_scale: Any,
-    softcap: Any, temperature: Any, z_loss: Any, n_threads: int | None, inplace: bool,
-) -> tuple[RowOptions, float, int | None]:  # fmt: skip
+    axis: int, dtype: torch.dtype, ignore_index: int | None, reduction: Any, label_smoothing: Any,
+    smooth_finite_only: bool, logit_scale: Any, softcap: Any, temperature: Any, z_loss: Any, n_threads: int | None,
+    inplace: bool, numbers: dict[str, Tensor] | None = None,
+) -> Call:  # fmt: skip
     options = Options(
         ignore_index=ignore_index, reduction=reduction, label_smoothing=label_smoothing,
         smooth_finite_only=smooth_finite_only, logit_scale=logit_scale, softcap=softcap, temperature=temperature,
@@ -111,7 +116,7 @@ def _checked(
         options.ignore_index, options.label_smoothing, options.smooth_finite_only, options.logit_scale,
         options.softcap, options.temperature,
     )  # fmt: skip
-    return row, options.z_loss, threads
+    return Call(row, numbers or {}, options.z_loss, reduction, dtype, axis, threads, inplace)
 
 
 _remembered = lru_cache(maxsize=512, typed=True)(_checked)
@@ -192,6 +197,9 @@ def check_targets(
 ) -> None:
     """Check shapes, dtypes and devices of targets for logits of ``shape``; the dtype tells labels from soft ones."""
     outer = outer_shape(shape, axis)
+    plain = values is None and type(target) is Tensor and target.dtype is torch.int64
+    if plain and target.shape == outer and target.device == device:
+        return
     for name, tensor in (("target", target), ("values of the sparse target", values)):
         if tensor is None and name != "target":
             continue
@@ -289,11 +297,11 @@ def choose_path(logits: Tensor, others: Iterable[Any], numbers: dict[str, Tensor
         return Path.FORMULAS
     compiling = torch.compiler.is_compiling()
     tangents = in_forward_mode()
-    for tensor in (logits, *others):
-        if tensor is not None and (
-            type(tensor) not in PLAIN or (tangents and (compiling or _formulas.has_tangent(tensor)))
-        ):
+    for tensor in others:
+        if tensor is not None and type(tensor) not in PLAIN:
             return Path.FORMULAS
+    if tangents and (compiling or any(_formulas.has_tangent(t) for t in (logits, *others))):
+        return Path.FORMULAS
     if "label_smoothing" in numbers or backend.kernels() is fallback or transformed():
         return Path.FORMULAS
     if compiling:

@@ -27,6 +27,7 @@ from softgrad.torch._tensors import (
     STORAGE,
     array_of,
     class_vector_of,
+    has_memory,
     rows_of,
     targets_of,
     tensor_of,
@@ -345,6 +346,7 @@ class LossFunction(torch.autograd.Function):
         *tensors, call, graded = inputs
         ctx.call = call
         wanted = graded and ctx.needs_input_grad[0]
+        ctx.alone = not any(ctx.needs_input_grad[1:3])  # no derivative by soft targets
         loss, ctx.unit = small_loss(tensors, call, wanted)
         if loss is None:
             batch = loss_batch(tensors, call)
@@ -360,8 +362,11 @@ class LossFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
-        tensors, call, needs = list(ctx.saved_tensors), ctx.call, list(ctx.needs_input_grad[:5])
         graph = torch.is_grad_enabled() or batched(upstream)
+        if ctx.alone and ctx.unit is not None and not graph and float(upstream) == 1.0:
+            unit, ctx.unit = ctx.unit, None
+            return (unit, *(None,) * 6)
+        tensors, call, needs = list(ctx.saved_tensors), ctx.call, list(ctx.needs_input_grad[:5])
         by_formulas = [need and (graph or i != 0) for i, need in enumerate(needs)]
         grads: list[Any] = [None] * 5
         if any(by_formulas):
@@ -424,15 +429,20 @@ def small_loss(tensors: list[Any], call: Call, wanted: bool) -> tuple[Tensor | N
     logits, target, values, weight, sample_weight = tensors
     if (
         values is not None or weight is not None or sample_weight is not None or target.dtype not in INTEGERS
-        or logits.ndim != 2 or not 0 < logits.nbytes <= SMALL_BYTES
-        or not (logits.is_contiguous() and target.is_contiguous()) or logits.is_neg()
+        or logits.ndim != 2 or not 0 < logits.nbytes <= SMALL_BYTES or logits.is_neg()
+        or not (logits.is_contiguous() and target.is_contiguous() and has_memory(logits) and has_memory(target))
     ):  # fmt: skip
         return None, None
+    logits = logits.detach()
     gradient = torch.empty_like(logits) if wanted else None
+    half = logits.dtype is torch.bfloat16
+    arrays = [t if t is None else (t.view(torch.uint16) if half else t).numpy() for t in (logits, gradient)]
     bad, total = backend.kernels().small_batch(
-        array_of(logits), STORAGE[logits.dtype], array_of(target), native_options(call.options, call.z_loss),
-        call.reduction == "mean", None if gradient is None else array_of(gradient),
+        arrays[0], STORAGE[logits.dtype], target.numpy(), native_options(call.options, call.z_loss),
+        call.reduction == "mean", arrays[1],
     )  # fmt: skip
     if bad >= 0:
         return None, None
-    return torch.scalar_tensor(total, dtype=call.dtype, device=logits.device), gradient
+    if call.dtype is torch.float32:
+        return torch.from_numpy(np.array(total, np.float32)), gradient
+    return torch.scalar_tensor(total, dtype=call.dtype, device="cpu"), gradient

@@ -49,13 +49,20 @@ def array_of(tensor: Tensor) -> Array:
 
 def _check_storage(tensor: Tensor) -> None:
     """Refuse a view of memory that has been freed, as by resizing its storage to 0."""
+    if (tensor.is_contiguous() and has_memory(tensor)) or tensor.numel() == 0:
+        return
     size = tensor.untyped_storage().nbytes()
-    if size == 0 and tensor.numel():
-        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} has no memory: its storage was resized to 0 bytes")
-    if not tensor.is_contiguous() or (tensor.storage_offset() + tensor.numel()) * tensor.element_size() > size:
-        last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
-        if tensor.numel() and (last + 1) * tensor.element_size() > size:
-            raise ValueError(f"a tensor of shape {tuple(tensor.shape)} reaches beyond its storage of {size} bytes")
+    last = tensor.storage_offset() + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True))
+    if (last + 1) * tensor.element_size() > size:
+        raise ValueError(
+            f"a tensor of shape {tuple(tensor.shape)} reaches beyond its storage of {size} bytes; it was resized"
+        )
+
+
+def has_memory(tensor: Tensor) -> bool:
+    """Return whether a contiguous tensor lies within its storage."""
+    needed = (tensor.storage_offset() + tensor.numel()) * tensor.element_size()
+    return bool(tensor.untyped_storage().nbytes() >= needed)
 
 
 class _Lent:
