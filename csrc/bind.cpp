@@ -137,7 +137,7 @@ bool overlaps(const Array& a, const Array& b) {
 bool same_place(const Array& a, const Array& b) {
   return a.view.buf == b.view.buf && a.rows == b.rows && a.cols == b.cols && a.stride == b.stride && a.element == b.element;
 }
-// `out` may be written while the others are read.
+// `out` is written while others are read: elsewhere, or (`expect_over`) each element over itself.
 void expect_apart(const Array& out, std::initializer_list<const Array*> others) {
   for (const Array* other : others)
     if (overlaps(out, *other)) out.refuse(std::string("overlaps ") + other->name);
@@ -325,7 +325,9 @@ struct Head {
     if (p.classes != p.cols) throw std::invalid_argument("a slice of the classes has no softmax of its own; merge its statistics");
   }
   void expect_apart(const Array& out) const {
-    ::expect_apart(out, {&targets.labels, &targets.values, &weight, &row_weight});
+    ::expect_apart(out, {&targets.labels, &weight, &row_weight});
+    if (p.target == TargetKind::dense) expect_over(out, targets.values);
+    else ::expect_apart(out, {&targets.values});
     if (upstream) ::expect_apart(out, {&upstream->ce, &upstream->lse, &upstream->entropy});
   }
   void expect_fit(const OutputRecord& o) const {
@@ -433,7 +435,7 @@ struct Head {
     Array a, b;
     const void* v = a.matrix(vector, "vector", element_of(p.storage), p.rows, p.cols);
     void* to = b.matrix(out, "out", element_of(p.storage), p.rows, p.cols, true);
-    expect_over(b, a), ::expect_apart(b, {&logits}), expect_apart(b);
+    expect_over(b, a), expect_over(b, logits), expect_apart(b);
     Problem q = p;
     q.has_upstream = false;
     const Unlocked unlocked;

@@ -10,9 +10,9 @@
 // one write of memory.  `distribution` is the gradient kernel with nothing subtracted, or the logarithm instead.
 //
 // Rules.  Every kernel is a pure function of a row range [lo, hi): no Python, no thread, no allocation, no global.
-// Inputs are never written; the gradient and the distribution may alias the logits exactly (same address and stride),
-// the product may alias its vector.  Rows are `stride` elements apart, columns are adjacent.  Labels have been checked
-// by `totals` before another kernel sees them: each is in [0, cols), or ignored.
+// Inputs are never written; the gradient and the distribution may alias the logits exactly (same address and stride), the
+// product its vector or the logits, and both dense targets.  Rows are `stride` elements apart, columns are adjacent.  A label
+// is read once for each use and bounded there, so that one which another thread changes gives wrong numbers and nothing else.
 //
 // Precision.  float32, bfloat16 and float16 are computed in float32, float64 in float64; the statistics of a tile of
 // `tile` columns are merged in double, and the loss is a double.  A row's bits depend on the row, the options and the

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from softgrad._core.arrays import Array, LogitRows, storage_of
+from softgrad._core.arrays import Array, LogitRows, check_writable, plain, storage_of
 from softgrad._core.backend import Storage
 from softgrad._core.call import ByProducts, Outcome, PredictionStats, reduce, refuse_useless
 from softgrad._core.linear_tiles import (
@@ -33,7 +33,7 @@ NAMES = ("x", "weight", "bias")
 
 def _layer(x: Any, weight: Any, bias: Any) -> tuple[Layer, LogitRows]:
     """Validate the arrays of a linear layer; return them flattened, and the rows of the logits that they stand for."""
-    x, weight = np.asarray(x), np.asarray(weight)
+    x, weight = plain(x, "x"), plain(weight, "weight")
     if x.dtype.kind in "iu":
         x = x.astype(np.float64 if weight.dtype.kind in "iu" else weight.dtype)
     if weight.dtype.kind in "iu":
@@ -47,7 +47,7 @@ def _layer(x: Any, weight: Any, bias: Any) -> tuple[Layer, LogitRows]:
     if weight.shape[0] == 0:
         raise ValueError(f"weight of shape {weight.shape} has no classes")
     if bias is not None:
-        bias = np.asarray(bias)
+        bias = plain(bias, "bias")
         if bias.dtype.kind in "iu":
             bias = bias.astype(x.dtype)
         if bias.shape != weight.shape[:1] or bias.dtype != x.dtype:
@@ -82,7 +82,7 @@ def _walk(
         rows.storage, targets, options.record(), class_weights(options.class_weight, rows),
         row_weights(options.sample_weight, rows.outer), classes=classes,
     )  # fmt: skip
-    by_products = ByProducts(stats, rows)
+    by_products = ByProducts(stats, rows, tuple(grads))
     losses, empty_mean = loss_and_gradients(
         HeadTiles(layer, sizes, n_threads, NUMPY), parts, options.reduction == "mean", grads,
         lambda row: label_error(targets, row, rows, classes), None if stats is None else by_products.buffers,
@@ -230,10 +230,11 @@ def _results(layer: Layer, shape: tuple[int, ...], wanted: set[str], out: Linear
         if given is None:
             arrays.append(np.empty(shapes[name], dtype))
             continue
-        if not isinstance(given, np.ndarray) or given.shape != shapes[name] or given.dtype != dtype:
+        check_writable(given, f"out.{name}")
+        if given.shape != shapes[name] or given.dtype != dtype:
             raise ValueError(f"out.{name} must be an array of shape {shapes[name]} and dtype {dtype}")
-        if not (given.flags.c_contiguous and given.flags.writeable):
-            raise ValueError(f"out.{name} must be C-contiguous and writable")
+        if not given.flags.c_contiguous:
+            raise ValueError(f"out.{name} must be C-contiguous")
         if any(a is not None and np.may_share_memory(given, a) for a in (*arrays, layer.x, layer.weight, layer.bias)):
             raise ValueError(f"out.{name} shares memory with an input or with another gradient")
         arrays.append(given)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from softgrad._core import backend
-from softgrad._core.arrays import STORAGE, Array, Output, as_rows, raw, same_rows
+from softgrad._core.arrays import STORAGE, Array, Output, as_rows, as_vectors
 from softgrad._core.backend import Storage
 from softgrad._core.call import PredictionStats, make_head, reduce, run, settle
 from softgrad._core.options import LOSS, TRANSFORM, LossOptions, Options, TransformOptions, documented, options_of
@@ -356,7 +356,7 @@ def cross_entropy_hvp(
     checked = options_of("cross_entropy_hvp", dict(options))
     rows = as_rows(logits, axis)
     threads = resolve_threads(n_threads, rows.array.size)
-    v = raw(same_rows(np.asarray(vector, dtype=rows.dtype), rows, "vector"))
+    v = as_vectors(vector, rows)
     prepared = as_targets(targets, rows)
     aliases = (v, *(part for part in (prepared.labels, prepared.values) if part is not None))
     result = Output(rows, out, may_alias=aliases)
@@ -458,7 +458,7 @@ def softmax_jvp(
     checked = _transform_options("softmax_jvp", dict(options))
     rows = as_rows(logits, axis)
     threads = resolve_threads(n_threads, rows.array.size)
-    v = raw(same_rows(np.asarray(vector, dtype=rows.dtype), rows, "vector"))
+    v = as_vectors(vector, rows)
     result = Output(rows, out, may_alias=(v,))
     head = make_head(rows, NO_TARGETS, checked)
     n, cols = rows.array.shape

@@ -102,7 +102,7 @@ def test_the_column_split_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(schedule, "run_blocks", counting)
     softgrad.cross_entropy_with_grad(np.zeros((2, 100_001), np.float32), [0, 1], n_threads=2)
-    panels = -(-100_001 // schedule.fallback.panel)
+    panels = -(-100_001 // backend.kernels().panel)
     assert counts == [panels, panels]  # statistics, then gradient
 
 

@@ -43,6 +43,29 @@ class LogitRows(NamedTuple):
         return np.float64 if self.storage is Storage.float64 else np.float32
 
 
+def plain(value: Any, name: str) -> Array:
+    """Return an argument as an ordinary array; refuse masks and missing values."""
+    if type(value) is np.ndarray:
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array; pass {name}.filled(...), with numbers in place of the masked entries"
+        )
+    if _has_missing(value):
+        raise ValueError(f"{name} has missing values; fill them or drop their rows")
+    return np.asarray(value)
+
+
+def _has_missing(value: Any) -> bool:
+    """Return whether an array of Arrow, Polars or a pandas extension type has entries without a value."""
+    if (count := getattr(value, "null_count", None)) is not None:
+        return bool(np.sum(np.asarray(count() if callable(count) else count)))
+    if not hasattr(value, "isna"):
+        return False
+    extension = [not isinstance(dtype, np.dtype) for dtype in (value.dtypes if value.ndim == 2 else [value.dtype])]
+    return any(extension) and bool(np.asarray(value.isna()).reshape(len(value), -1)[:, extension].any())
+
+
 def storage_of(dtype: np.dtype[Any], name: str) -> Any:
     """Return how the kernels call a floating dtype."""
     storage = STORAGE.get(dtype)
@@ -91,7 +114,7 @@ def raw(array: Array) -> Array:
 
 def as_rows(logits: Any, axis: int = -1, name: str = "logits") -> LogitRows:
     """Logits in any layout as rows; integers become float64."""
-    array = np.asarray(logits)
+    array = plain(logits, name)
     if array.dtype.kind in "iu":
         array = array.astype(np.float64)
     storage = storage_of(array.dtype, name)
@@ -106,12 +129,29 @@ def as_rows(logits: Any, axis: int = -1, name: str = "logits") -> LogitRows:
     return LogitRows(raw(adjacent(flatten(array, axis))), storage, array.shape, axis, array.dtype.newbyteorder("="))
 
 
-def same_rows(array: Any, rows: LogitRows, name: str) -> Array:
+def same_rows(array: Array, rows: LogitRows, name: str) -> Array:
     """Flatten another array of the logits' shape in the same way, keeping its dtype."""
-    array = np.asarray(array)
     if array.shape != rows.shape:
         raise ValueError(f"{name} have shape {array.shape}; the logits have {rows.shape}")
     return adjacent(flatten(array, rows.axis))
+
+
+def as_vectors(vector: Any, rows: LogitRows, name: str = "vector") -> Array:
+    """Validate and flatten vectors of the logits' shape, in the logits' type."""
+    array = plain(vector, name)
+    if array.dtype.kind not in "fiu" and array.dtype.name != "bfloat16":
+        raise TypeError(f"{name} of dtype {array.dtype} holds no real numbers")
+    return raw(same_rows(array.astype(rows.dtype, copy=False), rows, name))
+
+
+def check_writable(array: Any, name: str) -> None:
+    """Refuse a buffer of the caller's that a result cannot be written into."""
+    if not isinstance(array, np.ndarray) or isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name} must be a NumPy array, not {type(array).__name__}")
+    if not array.flags.writeable:
+        raise ValueError(f"{name} is read-only")
+    if array.size and any(s == 0 and n > 1 for s, n in zip(array.strides, array.shape, strict=True)):
+        raise ValueError(f"{name} repeats its elements (a stride of 0); hand over an array of its own")
 
 
 class Output:
@@ -127,16 +167,11 @@ class Output:
             self.target = fresh if rows.axis == len(moved) - 1 else np.moveaxis(fresh, -1, rows.axis)
             self.rows, self.copies = raw(fresh.reshape(rows.array.shape)), False
             return
-        if not isinstance(out, np.ndarray):
-            raise TypeError(f"out must be a NumPy array, not {type(out).__name__}")
+        check_writable(out, "out")
         if out.shape != rows.shape or out.dtype != rows.dtype:
             raise ValueError(
                 f"out has shape {out.shape} and dtype {out.dtype}; the result has {rows.shape} and {rows.dtype}"
             )
-        if not out.flags.writeable:
-            raise ValueError("out is read-only")
-        if out.size and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)):
-            raise ValueError("out repeats its elements (a stride of 0); hand over an array of its own")
         self.target = out
         flat = flatten(out, rows.axis)
         direct = np.may_share_memory(flat, out) and adjacent(flat) is flat

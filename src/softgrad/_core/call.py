@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from softgrad._core import backend
-from softgrad._core.arrays import Array, LogitRows
+from softgrad._core.arrays import Array, LogitRows, check_writable
 from softgrad._core.backend import TargetKind
 from softgrad._core.options import Options
 from softgrad._core.schedule import run_head, streams
@@ -55,14 +55,16 @@ class PredictionStats(NamedTuple):
         """
         return cls(*(np.empty(shape, dtype if kind == "f" else np.int64) for kind in "ffiif"))
 
-    def check(self, outer: tuple[int, ...]) -> None:
-        """Refuse buffers that do not fit, before anything is computed."""
+    def check(self, outer: tuple[int, ...], others: tuple[Any, ...] = ()) -> None:
+        """Refuse buffers that do not fit or share memory with others, before anything is computed."""
         for name, buffer in zip(self._fields, self, strict=True):
+            check_writable(buffer, f"stats.{name}")
             kind = "i" if name in ("argmax", "rank") else "f"
-            if not isinstance(buffer, np.ndarray) or buffer.shape != outer or buffer.dtype.kind != kind:
+            if buffer.shape != outer or buffer.dtype.kind != kind:
                 raise ValueError(f"stats.{name} must be an array of shape {outer}; see PredictionStats.empty")
-            if not buffer.flags.writeable:
-                raise ValueError(f"stats.{name} is read-only")
+            if any(other is not None and np.may_share_memory(buffer, other) for other in others):
+                raise ValueError(f"stats.{name} shares memory with another result; see PredictionStats.empty")
+            others = (*others, buffer)
 
 
 class Outcome(NamedTuple):
@@ -110,11 +112,11 @@ def settle(head: Any, rows: LogitRows, targets: TargetArrays, options: Options, 
 class ByProducts:
     """Kernel buffers for the by-products of a batch, and their way into the caller's `PredictionStats`."""
 
-    def __init__(self, stats: PredictionStats | None, rows: LogitRows) -> None:
+    def __init__(self, stats: PredictionStats | None, rows: LogitRows, others: tuple[Any, ...] = ()) -> None:
         self.stats, self.outer = stats, rows.outer
         self.buffers: list[Array | None] = [None] * 5
         if stats is not None:
-            stats.check(rows.outer)
+            stats.check(rows.outer, others)
             n = len(rows.array)
             self.buffers = [np.empty(n, np.float64 if kind == "f" else np.int64) for kind in "ffiif"]
 
@@ -141,7 +143,7 @@ def run(
     losses: bool = True,
 ) -> Outcome:
     """Compute the batch: row losses, the gradient into ``grad`` (rows), the by-products into ``stats``."""
-    by_products = ByProducts(stats, rows)
+    by_products = ByProducts(stats, rows, (grad,))
     head = make_head(rows, targets, options)
     empty_mean = settle(head, rows, targets, options).empty_mean
     n, cols = rows.array.shape

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from textwrap import indent
 from typing import Any, Literal, TypedDict, TypeVar
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from softgrad._core.backend import KernelOptions
@@ -96,10 +98,34 @@ class LossOptions(TransformOptions, total=False):
 
 
 def _number(name: str, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise TypeError(f"{name} must be a number, not {value!r}") from None
+    """Return a number or an array of no dimensions as a float."""
+    if type(value) is float:
+        return value
+    if not (isinstance(value, str | bytes | np.ma.MaskedArray) or getattr(value, "ndim", 0) != 0):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    raise TypeError(f"{name} must be a number, not {value!r}")
+
+
+def _whole_number(name: str, value: Any) -> int:
+    if type(value) is int:
+        return value
+    if not (isinstance(value, bool | np.bool_) or getattr(value, "ndim", 0) != 0):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name} must be a whole number or None, not {value!r}")
+
+
+def _truth(name: str, value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    if getattr(value, "dtype", None) == np.bool_ and value.ndim == 0:
+        return bool(value)
+    raise TypeError(f"{name} must be True or False, not {value!r}")
 
 
 def _finite(value: float) -> bool:
@@ -141,12 +167,10 @@ class Options:
         if self.reduction not in ("mean", "sum", "none"):
             raise ValueError(f"reduction={self.reduction!r} is none of 'mean', 'sum', 'none'")
         if self.ignore_index is not None:
-            if isinstance(self.ignore_index, bool) or not hasattr(self.ignore_index, "__index__"):
-                raise TypeError(f"ignore_index must be a whole number or None, not {self.ignore_index!r}")
+            self.ignore_index = _whole_number("ignore_index", self.ignore_index)
             if not -(2**63) <= self.ignore_index < 2**63:
                 raise ValueError(f"ignore_index={self.ignore_index} is outside the range of int64")
-        if not isinstance(self.smooth_finite_only, bool):
-            raise TypeError(f"smooth_finite_only must be True or False, not {self.smooth_finite_only!r}")
+        self.smooth_finite_only = _truth("smooth_finite_only", self.smooth_finite_only)
 
     def record(self) -> Any:
         """Build the kernels' record of these options."""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from softgrad._core import backend
-from softgrad._core.arrays import Array, LogitRows, fresh, raw, same_rows, storage_of
+from softgrad._core.arrays import Array, LogitRows, fresh, plain, raw, same_rows, storage_of
 from softgrad._core.backend import Storage, TargetKind
 
 
@@ -38,7 +38,7 @@ def as_targets(targets: Any, rows: LogitRows, name: str = "targets") -> TargetAr
     """Validate and flatten the targets of these logits; the dtype decides between labels and soft targets."""
     if isinstance(targets, tuple):
         return _sparse(targets, rows, name)
-    array = np.asarray(targets)
+    array = plain(targets, name)
     kind = array.dtype.kind
     if kind in "iu":
         if array.shape != rows.outer:
@@ -61,12 +61,15 @@ def _sparse(targets: tuple[Any, ...], rows: LogitRows, name: str) -> TargetArray
     """``(indices, values)`` with a trailing axis of k entries a row; −1 pads, duplicates add up."""
     if len(targets) != 2:
         raise ValueError(f"sparse {name} are a pair (indices, values); got a tuple of {len(targets)}")
-    indices, values = (np.asarray(part) for part in targets)
+    indices, values = (
+        plain(targets[0], f"the indices of sparse {name}"),
+        plain(targets[1], f"the values of sparse {name}"),
+    )
     if indices.dtype.kind not in "iu":
         raise TypeError(f"the indices of sparse {name} are integers, not {indices.dtype}")
     if values.dtype.kind in "iu":
         values = values.astype(np.float64)
-    storage = storage_of(values.dtype, f"values of sparse {name}")
+    storage = storage_of(values.dtype, f"the values of sparse {name}")
     if indices.shape != values.shape or indices.shape[:-1] != rows.outer or indices.ndim == 0:
         raise ValueError(
             f"sparse {name} have indices of shape {indices.shape} and values of shape {values.shape}; "

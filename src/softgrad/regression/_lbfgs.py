@@ -82,7 +82,8 @@ def lbfgs(problem: RowSums, state: State) -> None:
                 return
             pairs.clear()
             continue
-        found = _line(variables, v, d, slope, 1.0 if pairs else min(1.0, 10 / max(float(np.linalg.norm(d)), 1e-300)))
+        first = 1.0 if pairs else min(1.0, 10 / max(float(np.linalg.norm(d)), 1e-300))
+        found = _line(variables, v, d, slope, first, state.objective * (1 + 1e-12))
         if found is None:
             if not pairs:
                 state.stalled = True
@@ -118,15 +119,16 @@ def _inverse_times(g: Float, pairs: deque[tuple[Float, Float, float]]) -> Float:
     return q
 
 
-def _line(variables: _Variables, v: Float, d: Float, slope: float, step: float) -> Any:
-    """A step whose slope is at most half the first one's, either way; None if there is none."""
+def _line(variables: _Variables, v: Float, d: Float, slope: float, step: float, limit: float) -> Any:
+    """Find a step with an objective of at most ``limit`` and at most half the slope, of either sign; None without one."""
     low, high = 0.0, np.inf
     for _ in range(MOST_TRIALS):
         evaluation, g, parameters = variables.evaluate(v + step * d)
         now = float(g @ d)
-        if np.isfinite(now) and abs(now) <= -0.5 * slope:
+        falls = evaluation.loss + 0.5 * variables.kappa * float(np.vdot(parameters[0], parameters[0])) <= limit
+        if falls and np.isfinite(now) and abs(now) <= -0.5 * slope:
             return step, evaluation, g, parameters
-        if not now < 0:
+        if not (falls and now < 0):
             high = step
         else:
             low = step
