@@ -98,7 +98,7 @@ struct Job {
 
   void drain() {
     while (!failure && next < count)
-      if (!call(work, next++)) fail();
+      if (!check_signals() || !call(work, next++)) fail();
   }
   // Keeps the first exception, but an interrupt in any case.
   void fail() {

@@ -253,6 +253,40 @@ for by_worker in (True, False):
 
 
 @needs_native
+@needs_fork
+def test_signal_handlers_run_while_the_main_thread_waits() -> None:
+    code = """
+meet, order = threading.Barrier(2), []
+signal.signal(signal.SIGUSR1, lambda *_: order.append("handled"))
+def work(i):
+    meet.wait(30)
+    if threading.current_thread() is threading.main_thread(): return
+    time.sleep(0.1)  # the main thread waits by now
+    os.kill(os.getpid(), signal.SIGUSR1)
+    time.sleep(0.5)
+    order.append("ended")
+threads.run_blocks(work, 2, 2)
+print(*order)
+"""
+    assert run(code).split() == ["handled", "ended"]
+
+
+@needs_native
+@needs_fork
+def test_blocks_in_c_are_interrupted_too() -> None:
+    """No Python instruction of a block would see the interrupt."""
+    code = """
+for n_threads in (1, 3):
+    done = []
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try: threads.run_blocks(done.append, 1 << 40, n_threads)
+    except KeyboardInterrupt: print("interrupted")
+"""
+    assert run(code).split() == ["interrupted"] * 2
+
+
+@needs_native
 def test_an_interrupt_at_any_instruction_lifts_the_limit() -> None:
     """KeyboardInterrupt raised before one instruction of a linear head after the other."""
     random = np.random.default_rng(0)
