@@ -2,6 +2,8 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
+#include <new>
+
 #include "blas.h"
 #include "gil.h"
 #include "pool.h"
@@ -10,7 +12,7 @@ namespace nb = nanobind;
 using namespace softgrad;
 
 void bind_pool(nb::module_& m) {
-  start_anew_after_fork();
+  if (!init_pool() || !init_blas()) throw std::bad_alloc();
   // Calls of daemon threads are still running when the interpreter has ended; nanobind would list their objects as leaks.
   nb::set_leak_warnings(false);
 

@@ -1,5 +1,7 @@
 #include "blas.h"
 
+#include <Python.h>
+
 #include <cstdint>
 
 #ifdef _WIN32
@@ -24,7 +26,10 @@ std::array<Library, most_blas_libraries> libraries;
 std::array<int, most_blas_libraries> before;  // the limits to restore, where `limited`
 int count = 0, users = 0;
 bool limited = false;  // also in the child of a fork in which there are no users any more: it has not been restored yet
-thread_local int users_here = 0;
+Py_tss_t users_here = Py_tss_NEEDS_INIT;  // the users in this thread; not `thread_local`, see pool.cpp
+
+intptr_t count_here() { return reinterpret_cast<intptr_t>(PyThread_tss_get(&users_here)); }
+void add_here(int change) { PyThread_tss_set(&users_here, reinterpret_cast<void*>(count_here() + change)); }
 
 #ifdef _WIN32
 HMODULE loaded(const std::string& path) { return GetModuleHandleW(std::filesystem::u8path(path).c_str()); }
@@ -56,6 +61,8 @@ template <class Handle> bool find_openblas(Handle handle, Library& library) {
 
 }  // namespace
 
+bool init_blas() { return PyThread_tss_create(&users_here) == 0; }
+
 bool add_blas_library(const std::string& path) {
   const auto handle = loaded(path);
   if (!handle || count == most_blas_libraries) return false;
@@ -78,7 +85,7 @@ void SingleThreadedBlas::enter() {
   if (held_) return;
   held_ = true;
   thread_ = std::this_thread::get_id();
-  ++users, ++users_here;
+  ++users, add_here(1);
   for (int i = 0; i < count; ++i) {
     const Library& library = libraries[i];
     if (!library.per_thread && limited) continue;
@@ -92,7 +99,7 @@ void SingleThreadedBlas::leave() {
   if (!held_) return;
   held_ = false;
   const bool here = thread_ == std::this_thread::get_id();
-  if (here) --users_here;
+  if (here) add_here(-1);
   if (users > 0) --users;
   for (int i = 0; i < count; ++i) {
     const Library& library = libraries[i];
@@ -110,6 +117,6 @@ void limit_blas_in_worker() {
     if (libraries[i].per_thread) libraries[i].set(1);
 }
 
-void forget_blas_users_of_other_threads() { users = users_here; }
+void forget_blas_users_of_other_threads() { users = static_cast<int>(count_here()); }
 
 }  // namespace softgrad

@@ -9,6 +9,9 @@ namespace softgrad {
 
 inline constexpr int most_blas_libraries = 16;
 
+// Called once, before anything else.
+bool init_blas();
+
 // Limit this library, too, from now on.  Returns false where no library of that file is loaded, or it is no BLAS that is known.
 bool add_blas_library(const std::string& path);
 

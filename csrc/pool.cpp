@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <utility>
@@ -20,7 +21,14 @@ namespace {
 
 constexpr std::chrono::milliseconds signal_interval{50};  // between checks for signals while the caller waits for workers
 
-thread_local bool inside = false;  // this thread computes a block: parallel code in the block runs inline
+// A new worker needs a few kB, and its blocks as much again for the thread-local data of NumPy and its BLAS, which glibc allocates on
+// first use and aborts where it cannot.  So a worker starts only while there is far more.
+constexpr size_t memory_to_start = 16 << 20;
+
+// Set in a thread that computes a block: parallel code in the block runs inline.  Not `thread_local`: see above.
+Py_tss_t inside = Py_tss_NEEDS_INIT;
+bool is_inside() { return PyThread_tss_get(&inside) != nullptr; }
+bool set_inside(bool value) { return PyThread_tss_set(&inside, value ? &inside : nullptr) == 0; }
 
 bool shutting_down() {
 #if PY_VERSION_HEX >= 0x030D0000
@@ -90,7 +98,7 @@ struct Job {
 
   void drain() {
     while (!failure && next < count)
-      if (!call(work, next++)) fail();
+      if (!check_signals() || !call(work, next++)) fail();
   }
   // Keeps the first exception, but an interrupt in any case.
   void fail() {
@@ -153,13 +161,15 @@ void Pool::serve() {
 #ifdef __linux__
   pthread_setname_np(pthread_self(), "softgrad");
 #endif
-  PyThreadState* state = PyThreadState_New(interpreter_);  // for good, so that `threading.local` data last
+  void* trial = std::malloc(memory_to_start);
+  PyThreadState* state = nullptr;  // for good, so that `threading.local` data last
+  if (trial && set_inside(true)) state = survive_shutdown([&] { return PyThreadState_New(interpreter_); });
+  std::free(trial);
   std::unique_lock<std::mutex> lock(mutex_);
   if (!state) {
     --workers_;
     return;
   }
-  inside = true;
   for (;;) {
     offered_.wait(lock, [&] { return first_ != nullptr; });
     lock.unlock();
@@ -182,10 +192,10 @@ void Pool::serve() {
 }
 
 bool Pool::run(Job& job) {
+  set_inside(true);
   offer(job);
-  inside = true;
   job.drain();
-  inside = false;
+  set_inside(false);
   for (;;) {
     if (pool.load() != this) {
       PyErr_SetString(PyExc_RuntimeError, "the process was forked inside a block of this call; its other threads are in the parent");
@@ -211,20 +221,21 @@ bool Pool::run(Job& job) {
 
 bool run_blocks(PyObject* work, int64_t count, int64_t n_threads) {
   const int64_t wanted = std::min({n_threads, count, most_threads}) - 1;
-  if (wanted < 1 || inside || shutting_down()) return run_inline(work, count);
+  if (wanted < 1 || is_inside() || shutting_down()) return run_inline(work, count);
   if (!pool.load()) pool.store(new Pool(PyInterpreterState_Get()));
   Job job(work, count, wanted);
   return pool.load()->run(job);
 }
 
-void start_anew_after_fork() {
+bool init_pool() {
 #ifndef _WIN32
   pthread_atfork(nullptr, nullptr, [] {
     pool.store(nullptr);
-    inside = false;
+    set_inside(false);
     forget_blas_users_of_other_threads();
   });
 #endif
+  return PyThread_tss_create(&inside) == 0;
 }
 
 }  // namespace softgrad

@@ -16,7 +16,7 @@ inline constexpr int64_t most_threads = 256;  // of one call, its caller among t
 // block, and one while the interpreter shuts down.
 bool run_blocks(PyObject* work, int64_t count, int64_t n_threads);
 
-// Make every child of fork begin with a pool of its own.  Called once.
-void start_anew_after_fork();
+// Called once, before anything else.  Every child of fork begins with a pool of its own.
+bool init_pool();
 
 }  // namespace softgrad
