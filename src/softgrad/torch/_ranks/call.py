@@ -6,6 +6,7 @@ ranks alike.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ def cross_entropy_over(
     place = _agree(agreement, group, logits, size, error)
     columns = RankColumns(place, row_groups)
     _formulas.check_labels(target, values, place.classes, call.options.ignore_index)
-    call.numbers = _on_slices(call.numbers, columns)
+    call = replace(call, numbers=_on_slices(call.numbers, columns))
 
     def rows(inside: Tensor | None, mask: RowMask) -> RowValues:
         if path is Path.FORMULAS or 0 in place.sizes:
@@ -148,7 +149,7 @@ def linear_cross_entropy_over(
         target, values, place.classes, call.options.ignore_index, before=(len(outer) - 1, int(shift))
     )
     flat, target, values, sample_weight = flat_rows(inputs, size, target, values, sample_weight)
-    call.numbers = _on_slices(call.numbers, columns)
+    call = replace(call, numbers=_on_slices(call.numbers, columns))
 
     def rows(inside: Tensor | None, mask: RowMask) -> RowValues:
         if path is Path.FORMULAS or 0 in place.sizes:
