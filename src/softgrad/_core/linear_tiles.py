@@ -270,7 +270,7 @@ def loss_and_gradients(
     """
     n, classes = len(tiles.layer.x), len(tiles.layer.weight)
     # The mean's factors come from targets and weights alone: one row of stride 0 stands for all logits.
-    unseen = np.broadcast_to(np.zeros((1, classes), tiles.layer.compute), (n, classes))
+    unseen = np.broadcast_to(tiles.tile[:classes], (n, classes))
     settled = parts.head(unseen, (0, n), (0, classes)).settle(mean)
     if settled.bad_row >= 0:
         raise label_error(settled.bad_row)
