@@ -408,14 +408,24 @@ struct Head {
     const Unlocked unlocked;
     kernels->gradient(q, o.out, s, lo, hi, col_lo, col_hi);
   }
-  void distribution(bool logarithm, nb::handle out, int64_t lo, int64_t hi) const {
-    expect_whole(), expect_range(lo, hi, 0, p.cols);
-    Array a;
+  void distribution(bool logarithm, nb::handle out, int64_t lo, int64_t hi, nb::handle stats, std::optional<int64_t> col_lo,
+                    std::optional<int64_t> col_hi) const {
+    const int64_t first = col_lo.value_or(0), last = col_hi.value_or(p.cols);
+    expect_range(lo, hi, first, last);
+    Array a, b;
     void* to = a.matrix(out, "out", element_of(p.storage), p.rows, p.cols, true);
     expect_over(a, logits);
-    const Problem q = p;
+    const Statistics* s = nullptr;
+    if (stats.is_none()) {
+      expect_whole();
+    } else {
+      s = take_statistics(b, stats, "statistics", false);
+      b.expect(hi - lo, 1), ::expect_apart(a, {&b});
+    }
+    Problem q = p;
+    q.has_upstream = false;
     const Unlocked unlocked;
-    kernels->distribution(q, logarithm, to, a.stride, lo, hi);
+    kernels->distribution(q, logarithm, to, a.stride, s, lo, hi, first, last);
   }
   // Rows [lo, hi) as a problem of their own.
   Problem slice(int64_t lo, int64_t hi) const {
@@ -467,7 +477,7 @@ struct Head {
       if (known) layer.fetch(lo, hi);
       else layer.scores(lo, hi, to + lo * z.step(), z.stride);
       const Problem q = slice(lo, hi);
-      if (s) kernels->distribution(q, false, s + lo * prob.step(), prob.stride, 0, q.rows);
+      if (s) kernels->distribution(q, false, s + lo * prob.step(), prob.stride, nullptr, 0, q.rows, 0, q.cols);
       Outputs out = {};
       out.loss = loss + lo, out.grad = layer.chunk(), out.grad_stride = layer.scratch.stride;
       kernels->rows(q, out, 0, q.rows);
@@ -505,7 +515,7 @@ void distribute(nb::handle logits, nb::handle out, Storage storage, bool logarit
   if (p.cols < 1 || in.view.len == 0) return;
   p.rows = in.view.len / (p.cols * size);
   p.ce_factor = p.z_factor = 1;
-  const auto run = [&] { selected.load()->distribution(p, logarithm, to.view.buf, p.cols, 0, p.rows); };
+  const auto run = [&] { selected.load()->distribution(p, logarithm, to.view.buf, p.cols, nullptr, 0, p.rows, 0, p.cols); };
   if (p.rows * p.cols <= small_elements) return run();
   const Unlocked unlocked;
   run();
@@ -681,7 +691,8 @@ NB_MODULE(_native, m) {
                     nb::handle, nb::handle, bool>(),
            arg("rows"), arg("cols"), arg("storage"), arg("loss") = nb::none(), arg("lse") = nb::none(), arg("log_prob") = nb::none(),
            arg("argmax") = nb::none(), arg("rank") = nb::none(), arg("entropy") = nb::none(), arg("grad") = nb::none(),
-           arg("along") = nb::none(), arg("slope") = nb::none(), arg("stream") = false);
+           arg("along") = nb::none(), arg("slope") = nb::none(), arg("stream") = false)
+      .def_prop_ro("sums", [](const OutputRecord& o) { return o.along.held || o.slope.held; }, "Whether along or slope is wanted.");
 
   nb::class_<Linear>(m, "Linear", "Dense rows times the weights of a few classes, in float32 or float64.")
       .def(nb::init<nb::handle, nb::handle, nb::handle, int64_t, nb::handle, nb::handle, nb::handle>(), arg("x"), arg("weight"),
@@ -701,7 +712,8 @@ NB_MODULE(_native, m) {
       .def("merge", &Head::merge, arg("into"), arg("other"))
       .def("finish", &Head::finish, arg("outputs"), arg("statistics"), arg("lo"), arg("hi"))
       .def("gradient", &Head::gradient, arg("outputs"), arg("statistics"), arg("lo"), arg("hi"), arg("col_lo"), arg("col_hi"))
-      .def("distribution", &Head::distribution, arg("logarithm"), arg("out"), arg("lo"), arg("hi"))
+      .def("distribution", &Head::distribution, arg("logarithm"), arg("out"), arg("lo"), arg("hi"), arg("statistics") = nb::none(),
+           arg("col_lo") = nb::none(), arg("col_hi") = nb::none())
       .def("product", &Head::product, arg("vector"), arg("out"), arg("lo"), arg("hi"))
       .def("linear", &Head::linear, arg("logits"), arg("losses"), arg("prob").none(), arg("layer"), arg("known"));
 

@@ -130,8 +130,9 @@ struct Kernels {
   void (*finish)(const Problem&, const Outputs&, const Statistics* stats, int64_t lo, int64_t hi);
   void (*gradient)(const Problem&, const Outputs&, const Statistics* stats, int64_t lo, int64_t hi, int64_t col_lo,
                    int64_t col_hi);
-  // out = S, or log S.
-  void (*distribution)(const Problem&, bool logarithm, void* out, int64_t out_stride, int64_t lo, int64_t hi);
+  // out = S, or log S, of columns [col_lo, col_hi): from whole-row statistics, or (nullptr) from the logits.
+  void (*distribution)(const Problem&, bool logarithm, void* out, int64_t out_stride, const Statistics* stats, int64_t lo,
+                       int64_t hi, int64_t col_lo, int64_t col_hi);
   // out = H v, the Hessian of the row's share of the total; with TargetKind::none, out = ∂S/∂o v.
   void (*product)(const Problem&, const void* vector, int64_t vector_stride, void* out, int64_t out_stride, int64_t lo,
                   int64_t hi);

@@ -832,29 +832,32 @@ void merge_range(const Problem& p, Statistics* into, const Statistics* from, int
   for (int64_t i = 0; i < count; ++i) merge_one(distance_scale(p), into[i], from[i]);
 }
 
-// f(u, j, n, x): every tile of row i with the transformed logits that the loops read, storage or scratch.
-template <class T, class F, class A = Arithmetic<T>> void each_tile(const Problem& p, int64_t i, F f) {
+// f(u, j, n, x): every tile of columns [lo, hi) of row i with the transformed logits that the loops read, storage or
+// scratch.
+template <class T, class F, class A = Arithmetic<T>>
+void each_tile(const Problem& p, int64_t i, int64_t lo, int64_t hi, F f) {
   const T* row = static_cast<const T*>(p.logits) + i * p.stride;
   A z[tile];
-  for (int64_t col = 0; col < p.cols; col += tile) {
-    const int64_t n = min_of<int64_t>(tile, p.cols - col);
+  for (int64_t col = lo; col < hi; col += tile) {
+    const int64_t n = min_of<int64_t>(tile, hi - col);
     if (p.softcap) transform_tile<T>(p, row + col, n, z), f(static_cast<const A*>(z), col, n, row + col);
     else f(row + col, col, n, row + col);
   }
 }
 
 template <class T, class A = Arithmetic<T>>
-void distribution_range(const Problem& p, bool logarithm, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
+void distribution_range(const Problem& p, bool logarithm, void* out, int64_t out_stride, const Statistics* stats, int64_t lo,
+                        int64_t hi, int64_t col_lo, int64_t col_hi) {
   // Not for half precision: few ask for it with few classes, and the binary is large enough.
   if constexpr (sizeof(T) >= 4)
-    if (p.cols <= narrow_cols && !p.softcap) return narrow_distribution<T>(p, logarithm, out, out_stride, lo, hi);
+    if (p.cols <= narrow_cols && !p.softcap && !stats) return narrow_distribution<T>(p, logarithm, out, out_stride, lo, hi);
   const Distance<A> u(p);
   for (int64_t i = lo; i < hi; ++i) {
-    const Statistics s = range_statistics<T>(p, i, 0, p.cols, {});
+    const Statistics s = stats ? stats[i - lo] : range_statistics<T>(p, i, 0, p.cols, {});
     const Row r = finish_row(p, s, 1.0, i);
     const A peak = A(s.peak), log_sum = A(r.log_sum), c = r.log_sum != r.log_sum ? A(r.log_sum) : A(1 / sum_of(s));
     T* to = static_cast<T*>(out) + i * out_stride;
-    each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T*) {
+    each_tile<T>(p, i, col_lo, col_hi, [&](const auto* z, int64_t col, int64_t n, const T*) {
       each_block<A>(n, [&](int64_t j, int64_t part) FORCE_INLINE {
         const Pack<A, 4> d = (read<A>(z + j, part, u.masked) - peak) * u.k;
         write(to + col + j, logarithm ? d - log_sum : exp_of(d) * c, part);
@@ -889,7 +892,7 @@ void product_range(const Problem& p, const void* vector, int64_t vector_stride, 
       curve = map(z, [&](V<A>) FORCE_INLINE { return V<A>{}; });
     };
     double along = 0;  // S · D v
-    each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T*) {
+    each_tile<T>(p, i, 0, p.cols, [&](const auto* z, int64_t col, int64_t n, const T*) {
       Pack<A, 4> dots = {};
       each_block<A>(n, [&](int64_t j, int64_t part) FORCE_INLINE {
         const Pack<A, 4> x = read<A>(z + j, part, u.masked);
@@ -901,7 +904,7 @@ void product_range(const Problem& p, const void* vector, int64_t vector_stride, 
     });
     along /= sum_of(s);
     const A mass = A(r.mass), mean = A(along), pull = A(r.z * along);
-    each_tile<T>(p, i, [&](const auto* z, int64_t col, int64_t n, const T* x0) {
+    each_tile<T>(p, i, 0, p.cols, [&](const auto* z, int64_t col, int64_t n, const T* x0) {
       if (p.softcap && !jacobian) target_tile<T>(p, i, x0, col, n, r.soft, r.smooth, sub);
       each_block<A>(n, [&](int64_t j, int64_t part) FORCE_INLINE {
         const Pack<A, 4> x = read<A>(z + j, part, u.masked), dv = read<A>(v + col + j, part, A(0));
@@ -1071,8 +1074,11 @@ const Kernels kernels = {
       with_storage(p.storage, [&](auto t) { gradient_range<decltype(t)>(p, out, stats, lo, hi, col_lo, col_hi); });
       if (out.stream) fence();
     },
-    [](const Problem& p, bool logarithm, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
-      with_storage(p.storage, [&](auto t) { distribution_range<decltype(t)>(p, logarithm, out, out_stride, lo, hi); });
+    [](const Problem& p, bool logarithm, void* out, int64_t out_stride, const Statistics* stats, int64_t lo, int64_t hi,
+       int64_t col_lo, int64_t col_hi) {
+      with_storage(p.storage, [&](auto t) {
+        distribution_range<decltype(t)>(p, logarithm, out, out_stride, stats, lo, hi, col_lo, col_hi);
+      });
     },
     [](const Problem& p, const void* vector, int64_t vector_stride, void* out, int64_t out_stride, int64_t lo, int64_t hi) {
       with_storage(p.storage, [&](auto t) { product_range<decltype(t)>(p, vector, vector_stride, out, out_stride, lo, hi); });

@@ -12,7 +12,7 @@ from softgrad._core.arrays import STORAGE, Array, Output, as_rows, as_vectors
 from softgrad._core.backend import Storage
 from softgrad._core.call import PredictionStats, make_head, reduce, run, settle
 from softgrad._core.options import LOSS, TRANSFORM, LossOptions, Options, TransformOptions, documented, options_of
-from softgrad._core.schedule import run_rows
+from softgrad._core.schedule import run_distribution, run_head, run_rows
 from softgrad._core.targets import NO_TARGETS, as_targets
 from softgrad._core.threads import INLINE_ELEMENTS, resolve_threads
 
@@ -60,7 +60,7 @@ def _distribution(
     to = Output(rows, out)
     head = make_head(rows, NO_TARGETS, options)
     n, cols = rows.array.shape
-    run_rows(lambda lo, hi: head.distribution(logarithm, to.rows, lo, hi), n, cols, threads)
+    run_distribution(head, rows.storage, logarithm, to.rows, n, cols, threads)
     return to.deliver()
 
 
@@ -194,7 +194,7 @@ def logsumexp(
     n, cols = rows.array.shape
     lse = np.empty(n)
     outputs = backend.kernels().Outputs(n, cols, rows.storage, lse=lse)
-    run_rows(lambda lo, hi: head.rows(outputs, lo, hi), n, cols, threads)
+    run_head(head, outputs, n, cols, threads, by_products=False, grad=False)
     return lse.reshape(rows.outer).astype(rows.result_dtype)[()]
 
 

@@ -1,4 +1,7 @@
-"""Which thread computes which rows and columns.  No choice made here changes a bit of the result."""
+"""Blocks of rows and panels of columns, and the threads that compute them.
+
+No choice made here changes a bit of the result.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from softgrad._core import backend, fallback
 from softgrad._core.threads import INLINE_ELEMENTS, run_blocks
 
 BLOCK_ELEMENTS = 100_000  # the least that a block of rows should hold
+MOST_ELEMENTS = 2_000_000  # the most, where rows can be cut: Ctrl-C waits for the block in progress, milliseconds
 STREAM_BYTES = 8 << 20  # a fresh gradient larger than this leaves the cache before anyone reads it
 STREAM_ROW_BYTES = 8 << 10  # shorter rows are still in the L1 cache, and are better written through it
 BLOCKS_PER_THREAD = 8  # small enough that a thread which loses its processor does not hold up the others
@@ -22,9 +26,11 @@ def streams(grad: Any) -> bool:
 
 def row_blocks(rows: int, cols: int, n_threads: int) -> int:
     """Return the number of blocks that rows are cut into."""
-    if n_threads == 1 or rows * cols < INLINE_ELEMENTS:
+    elements = rows * cols
+    if elements < INLINE_ELEMENTS:
         return 1
-    return max(1, min(rows, n_threads * BLOCKS_PER_THREAD, rows * cols // BLOCK_ELEMENTS))
+    share = 1 if n_threads == 1 else min(n_threads * BLOCKS_PER_THREAD, elements // BLOCK_ELEMENTS)
+    return max(1, min(rows, max(share, elements // MOST_ELEMENTS)))
 
 
 def run_rows(call: Any, rows: int, cols: int, n_threads: int) -> None:
@@ -37,8 +43,8 @@ def run_rows(call: Any, rows: int, cols: int, n_threads: int) -> None:
 
 
 def run_head(head: Any, outputs: Any, rows: int, cols: int, n_threads: int, *, by_products: bool, grad: bool) -> None:
-    """Loss, by-products and gradient of the whole batch."""
-    if not _few_wide_rows(rows, cols, n_threads) or backend.kernels() is fallback:
+    """Compute loss, by-products and gradient of the whole batch."""
+    if not _splits_columns(rows, cols, n_threads) or backend.kernels() is fallback:
         run_rows(lambda lo, hi: head.rows(outputs, lo, hi), rows, cols, n_threads)
         return
     stats = run_statistics(head, outputs, rows, cols, n_threads, by_products=by_products)
@@ -53,9 +59,9 @@ def statistics_dtype() -> np.dtype[Any]:
 
 
 def run_statistics(head: Any, outputs: Any, rows: int, cols: int, n_threads: int, *, by_products: bool = False) -> Any:
-    """Loss and by-products of the whole batch, and the records of statistics that the gradient can be made from."""
+    """Compute loss and by-products of the whole batch; return the statistics, from which `run_gradient` continues."""
     stats = np.zeros(rows, statistics_dtype())
-    if not _few_wide_rows(rows, cols, n_threads):
+    if not _splits_columns(rows, cols, n_threads):
 
         def work(lo: int, hi: int) -> None:
             head.statistics(lo, hi, 0, cols, by_products, stats[lo:hi])
@@ -75,17 +81,28 @@ def run_statistics(head: Any, outputs: Any, rows: int, cols: int, n_threads: int
 
 
 def run_gradient(head: Any, outputs: Any, stats: Any, rows: int, cols: int, n_threads: int) -> None:
-    """The gradient of the whole batch from its statistics."""
-    if not _few_wide_rows(rows, cols, n_threads):
+    """Compute the gradient of the whole batch, and the sums over it, from its statistics."""
+    if outputs.sums or not _splits_columns(rows, cols, n_threads):  # sums over panels would overwrite each other
         run_rows(lambda lo, hi: head.gradient(outputs, stats[lo:hi], lo, hi, 0, cols), rows, cols, n_threads)
         return
     edges = _panels(cols)
     run_blocks(lambda i: head.gradient(outputs, stats, 0, rows, *edges[i]), len(edges), n_threads)
 
 
-def _few_wide_rows(rows: int, cols: int, n_threads: int) -> bool:
-    """Whether threads share columns, because there are too few rows to share."""
-    return rows < 2 * n_threads and n_threads > 1 and cols >= 2 * backend.kernels().panel
+def run_distribution(head: Any, storage: Any, logarithm: bool, out: Any, rows: int, cols: int, n_threads: int) -> None:
+    """Compute the softmax or log-softmax of the whole batch."""
+    if not _splits_columns(rows, cols, n_threads) or backend.kernels() is fallback:
+        run_rows(lambda lo, hi: head.distribution(logarithm, out, lo, hi), rows, cols, n_threads)
+        return
+    stats = run_statistics(head, backend.kernels().Outputs(rows, cols, storage), rows, cols, n_threads)
+    edges = _panels(cols)
+    run_blocks(lambda i: head.distribution(logarithm, out, 0, rows, stats, *edges[i]), len(edges), n_threads)
+
+
+def _splits_columns(rows: int, cols: int, n_threads: int) -> bool:
+    """Whether columns are cut into panels, because there are too few rows for the threads or a row is too long."""
+    few = rows < 2 * n_threads and n_threads > 1 and cols >= 2 * backend.kernels().panel
+    return few or cols > MOST_ELEMENTS
 
 
 def _panels(cols: int) -> list[tuple[int, int]]:
