@@ -64,7 +64,8 @@ bias : array_like of shape (V,), optional
     "stats": """stats : PredictionStats, optional
     Buffers (`PredictionStats.empty`) for the by-products, filled in the same pass.""",
     "n_threads": """n_threads : int, optional
-    Threads to use: by default ``SOFTGRAD_NUM_THREADS`` or all processors.  The result's bits do not depend on it.""",
+    Threads to use: by default ``SOFTGRAD_NUM_THREADS`` or all processors.  The result's bits do not depend on it.
+    Without the native kernels one thread computes.""",
     "max_memory": """max_memory : int, optional
     Bytes that the tiles of logits and products may take, beyond the returned arrays; by default 64 MB.  At least one
     row of logits is needed.""",

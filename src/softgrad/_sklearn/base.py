@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
+from softgrad._core.blas import refuse_after_broken_fork
 from softgrad._sklearn.monitor import CallbackSupportMixin
 from softgrad._sklearn.problem import rows_for_prediction
 from softgrad._sklearn.scoring import soft_log_loss
@@ -40,6 +41,7 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         """
         check_is_fitted(self)
         x = rows_for_prediction(self, X)
+        refuse_after_broken_fork()
         if isinstance(x, RowBlocks):
             logits = np.concatenate([block @ self.coef_.T for block in x])
         else:

@@ -24,6 +24,7 @@ from torch import Tensor
 from softgrad._core.arrays import Array
 from softgrad._core.blas import single_threaded_blas
 from softgrad._core.products import NUMPY, Products
+from softgrad._core.threads import fork_safe_lock
 from softgrad.torch._tensors import HALF, array_of, tensor_of
 
 VARIABLE = "SOFTGRAD_TORCH_PRODUCTS"
@@ -174,16 +175,7 @@ def one_torch_thread() -> Iterator[None]:
 # --- the choice ------------------------------------------------------------------------------------------------------
 
 _chosen: dict[tuple[torch.dtype, int], tuple[str, dict[str, float]]] = {}
-_lock = threading.Lock()
-
-
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_lock)  # another thread of the parent may have held it
+_lock = fork_safe_lock()
 
 
 def made(name: str, dtype: torch.dtype) -> Products:
