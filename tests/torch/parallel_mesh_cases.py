@@ -144,7 +144,8 @@ def derivatives_by_weights_and_temperature() -> list[Tensor]:
     o = normal(N, V)
     whole = {
         "o": o, "y": soft_for(o), "weight": eighths(V), "sample_weight": eighths(N, seed=2),
-        "temperature": torch.tensor(0.7, dtype=torch.float64),
+        "temperature": torch.tensor(0.7, dtype=torch.float64), "z_loss": torch.tensor(0.1, dtype=torch.float64),
+        "label_smoothing": torch.tensor(0.1, dtype=torch.float64),
     }  # fmt: skip
     whole = {n: followed(t) for n, t in whole.items()}
     lay = {"o": (Shard(0), Shard(1)), "y": (Shard(0), Shard(1)), "sample_weight": (Shard(0), Replicate())}
@@ -154,7 +155,7 @@ def derivatives_by_weights_and_temperature() -> list[Tensor]:
     gradients = []
     for tensors in (whole, parts):
         options = {n: t for n, t in tensors.items() if n not in ("o", "y")}
-        loss = cross_entropy(tensors["o"], tensors["y"], label_smoothing=0.1, z_loss=0.1, **options)
+        loss = cross_entropy(tensors["o"], tensors["y"], **options)
         gradients.append(torch.autograd.grad(loss, list(tensors.values())))
     for name, expected, found in zip(whole, *gradients, strict=True):
         close(full(found), expected, name, 1e-11)

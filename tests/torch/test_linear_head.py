@@ -529,3 +529,15 @@ for reduction in ("mean", "none"):
     for line in run(code).splitlines():
         impl, grown = line.split()
         assert int(grown) < (64 if impl == "composite" else 32), f"{impl}: {grown} MB"
+
+
+@pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
+def test_no_rows(reduction: str) -> None:
+    """Gradients of an empty batch are 0, whatever their memory held."""
+    x, weight, bias = (torch.ones(shape, requires_grad=True) for shape in ((0, 4), (300, 4), (300,)))
+    held = [torch.full((300, 4), 7.0) for _ in range(8)]
+    del held
+    loss = linear_cross_entropy(x, weight, torch.zeros(0, dtype=torch.int64), linear_bias=bias, reduction=reduction)
+    gradients = torch.autograd.grad(loss.sum(), (x, weight, bias))
+    assert [g.shape for g in gradients] == [(0, 4), (300, 4), (300,)]
+    assert not any(g.any() for g in gradients)

@@ -31,6 +31,7 @@ from torch_cases import (
 )
 
 from softgrad import reference
+from softgrad._core import backend
 from softgrad.torch import _rows, cross_entropy
 from softgrad.torch._call import make_call
 
@@ -541,3 +542,14 @@ def test_an_upstream_of_zero_silences_a_row() -> None:
         loss.backward(torch.tensor([1.0, 0.0, 1.0], dtype=dtype))
         assert (leaf.grad[1] == 0).all()
         assert (leaf.grad[0] != 0).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"softcap": 2.0}, {"logit_scale": 1.5}, {"softcap": 2.0, "temperature": 0.5}])
+def test_gradient_at_a_masked_label(options: dict[str, float]) -> None:
+    """``D (S − y)`` with the slope of the transform, also in PyTorch's operations."""
+    o = torch.tensor([[0.1, -math.inf, 0.3]], dtype=torch.float64, requires_grad=True)
+    expected = {"softcap": 0.0, "logit_scale": -1.5}.get(next(iter(options), ""), -1.0)
+    for name in ("numpy", backend.current()):
+        with backend.use(name):
+            (gradient,) = torch.autograd.grad(cross_entropy(o, torch.tensor([1]), **options), o)
+        assert gradient[0, 1] == expected, name
