@@ -14,7 +14,7 @@ from softgrad._core.call import ByProducts, Outcome, PredictionStats, reduce, re
 from softgrad._core.linear_tiles import (
     HeadParts,
     HeadTiles,
-    Layer,
+    LayerArrays,
     LinearGradients,
     TileSizes,
     contiguous,
@@ -31,7 +31,7 @@ __all__ = ["LinearGradients", "linear_cross_entropy", "linear_cross_entropy_with
 NAMES = ("x", "weight", "bias")
 
 
-def _layer(x: Any, weight: Any, bias: Any) -> tuple[Layer, LogitRows]:
+def _layer(x: Any, weight: Any, bias: Any) -> tuple[LayerArrays, LogitRows]:
     """Validate the arrays of a linear layer; return them flattened, and the rows of the logits that they stand for."""
     x, weight = plain(x, "x"), plain(weight, "weight")
     if x.dtype.kind in "iu":
@@ -61,11 +61,11 @@ def _layer(x: Any, weight: Any, bias: Any) -> tuple[Layer, LogitRows]:
     compute = np.dtype(np.float64 if kind is Storage.float64 else np.float32)
     unseen = np.broadcast_to(np.zeros((1, classes), compute), (len(flat), classes))
     rows = LogitRows(unseen, kind, (*outer, classes), len(outer), compute)
-    return Layer(flat, contiguous(weight), bias, compute), rows
+    return LayerArrays(flat, contiguous(weight), bias, compute), rows
 
 
 def _walk(
-    layer: Layer,
+    layer: LayerArrays,
     rows: LogitRows,
     targets: TargetArrays,
     options: Options,
@@ -217,7 +217,9 @@ def linear_cross_entropy_with_grad(
     return reduce(outcome, rows, checked), results
 
 
-def _results(layer: Layer, shape: tuple[int, ...], wanted: set[str], out: LinearGradients | None) -> LinearGradients:
+def _results(
+    layer: LayerArrays, shape: tuple[int, ...], wanted: set[str], out: LinearGradients | None
+) -> LinearGradients:
     """Return the arrays of the gradients: the caller's, or fresh ones."""
     dtype = layer.x.dtype
     shapes = {"x": shape, "weight": layer.weight.shape, "bias": layer.weight.shape[:1]}
@@ -241,7 +243,7 @@ def _results(layer: Layer, shape: tuple[int, ...], wanted: set[str], out: Linear
     return LinearGradients(*arrays)
 
 
-def _accumulators(layer: Layer, results: LinearGradients) -> LinearGradients:
+def _accumulators(layer: LayerArrays, results: LinearGradients) -> LinearGradients:
     """Return where tiles add up: the results themselves, or float32 for half precision."""
     flat = None if results.x is None else results.x.reshape(layer.x.shape)
     if not layer.converts:

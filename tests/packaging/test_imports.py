@@ -12,7 +12,7 @@ MODULES = sources(ROOT / "src" / "softgrad")
 EDGES = inside(MODULES)
 
 # Known exceptions, each to be removed together with its cause: rooms with circles inside them, classes of one name.
-KNOWN_CIRCLES: set[str] = {"torch"}
+KNOWN_CIRCLES: set[str] = set()
 KNOWN_DUPLICATES: set[str] = {"Options"}
 # One estimator, in memory and on a cluster.
 PUBLIC_TWINS = {"SoftmaxRegression"}

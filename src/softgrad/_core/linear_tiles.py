@@ -48,7 +48,7 @@ class LinearGradients(NamedTuple):
     bias: Array | None
 
 
-class Layer(NamedTuple):
+class LayerArrays(NamedTuple):
     """Validated and flattened arrays of a linear layer."""
 
     x: Array  # (N, D)
@@ -118,7 +118,7 @@ class HeadTiles:
 
     Attributes
     ----------
-    layer : Layer
+    layer : LayerArrays
     sizes : TileSizes
     n_threads : int
     products : Products
@@ -131,7 +131,7 @@ class HeadTiles:
     ``products.single_threaded()``.
     """
 
-    def __init__(self, layer: Layer, sizes: TileSizes, n_threads: int, products: Products) -> None:
+    def __init__(self, layer: LayerArrays, sizes: TileSizes, n_threads: int, products: Products) -> None:
         self.layer, self.sizes, self.n_threads, self.products = layer, sizes, n_threads, products
         n, classes = len(layer.x), len(layer.weight)
         self.tile = np.empty(sizes.rows * min(sizes.cols, max(1, classes)), layer.compute)

@@ -120,7 +120,7 @@ def _inverse_times(g: Float, pairs: deque[tuple[Float, Float, float]]) -> Float:
 
 
 def _line(variables: _Variables, v: Float, d: Float, slope: float, step: float, limit: float) -> Any:
-    """Find a step with an objective of at most ``limit`` and at most half the slope, of either sign; None without one."""
+    """Find a step with an objective of at most ``limit`` and at most half the slope; None without one."""
     low, high = 0.0, np.inf
     for _ in range(MOST_TRIALS):
         evaluation, g, parameters = variables.evaluate(v + step * d)

@@ -1,10 +1,9 @@
-"""The door of the PyTorch front-end: validate the arguments of a call once, and decide who computes it."""
+"""The door of the PyTorch front-end: validate the arguments of a call, once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from functools import lru_cache
 from typing import Any
 
@@ -12,12 +11,10 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
-from softgrad._core import backend, fallback
 from softgrad._core.options import Options
 from softgrad._core.threads import resolve_threads
 from softgrad.torch import _formulas
 from softgrad.torch._formulas import RowOptions, followed
-from softgrad.torch._tensors import STORAGE
 
 LOGITS = frozenset({torch.float32, torch.float64, torch.float16, torch.bfloat16})
 LABELS = frozenset(
@@ -270,17 +267,6 @@ def loss_dtype(logits: Tensor) -> torch.dtype:
     return logits.dtype
 
 
-# --- who computes -----------------------------------------------------------------------------------------------------
-
-
-class Path(Enum):
-    """Who computes a call."""
-
-    KERNELS = "kernels"  # autograd functions on the CPU kernels
-    OPERATORS = "operators"  # the same as operators of a compiled graph
-    FORMULAS = "formulas"  # PyTorch's operations
-
-
 def transformed() -> bool:
     """Return whether code runs inside ``torch.func``."""
     return bool(torch._C._are_functorch_transforms_active())
@@ -289,51 +275,6 @@ def transformed() -> bool:
 def in_forward_mode() -> bool:
     """Return whether a level of forward mode is open."""
     return bool(torch.autograd.forward_ad._current_level >= 0)
-
-
-def choose_path(logits: Tensor, others: Iterable[Any], numbers: dict[str, Tensor]) -> Path:
-    """Decide who computes rows of ``logits`` (or of the inputs of a head) with all the other tensors of the call."""
-    if type(logits) not in PLAIN or logits.device.type != "cpu" or logits.dtype not in STORAGE:
-        return Path.FORMULAS
-    compiling = torch.compiler.is_compiling()
-    tangents = in_forward_mode()
-    for tensor in others:
-        if tensor is not None and type(tensor) not in PLAIN:
-            return Path.FORMULAS
-    if tangents and (compiling or any(_formulas.has_tangent(t) for t in (logits, *others))):
-        return Path.FORMULAS
-    if "label_smoothing" in numbers or backend.kernels() is fallback or transformed():
-        return Path.FORMULAS
-    if compiling:
-        return Path.FORMULAS if numbers else Path.OPERATORS
-    if tangents and any(_formulas.has_tangent(t) for t in numbers.values()):
-        return Path.FORMULAS
-    return Path.FORMULAS if _formulas.traced() else Path.KERNELS
-
-
-def follows_targets(call: Call, target: Any, values: Any, weight: Any) -> bool:
-    """Return whether derivatives by soft targets, or by class weights inside a sum, may be asked for."""
-    soft = target if values is None else values
-    by_soft = soft is not None and soft.requires_grad
-    by_label = _formulas.is_labels(target, values) and call.options.label_smoothing == 0
-    return by_soft or (weight is not None and weight.requires_grad and not by_label)
-
-
-def refuse_inplace(logits: Tensor, path: Path) -> None:
-    """Refuse to write over the logits where that cannot be right."""
-    if torch.compiler.is_compiling():
-        raise ValueError("inplace=True is for eager code; torch.compile decides itself what may be written over")
-    if transformed() or _formulas.has_tangent(logits):
-        raise ValueError("inplace=True does not go with torch.func or forward mode, which read the logits again")
-    if path is not Path.KERNELS:
-        raise ValueError("inplace=True needs plain tensors on the CPU, and no derivative by label_smoothing")
-    if logits.requires_grad and logits.is_leaf:
-        raise ValueError("inplace=True would write over a leaf; use it on logits that a layer computed")
-    reach = 0
-    for stride, length in sorted(zip(logits.stride(), logits.shape, strict=True)):
-        if length > 1 and stride <= reach:
-            raise ValueError("inplace=True would write to elements that share memory (an expanded or overlapping view)")
-        reach += stride * (length - 1)
 
 
 FOREIGN: dict[str, Callable[[], Any]] = {}  # loads the module that computes a type of tensor, by the type's name

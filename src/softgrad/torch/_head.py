@@ -19,16 +19,16 @@ from softgrad._core.arrays import Array
 from softgrad._core.linear_tiles import (
     HeadParts,
     HeadTiles,
-    Layer,
+    LayerArrays,
     LinearGradients,
     TileSizes,
     contiguous,
     loss_and_gradients,
 )
 from softgrad._core.schedule import run_gradient, run_statistics, statistics_dtype
-from softgrad.torch import _formulas, _memory, _rows, _tiles
-from softgrad.torch._call import Call, Path, choose_path, follows_targets
-from softgrad.torch._formulas import WHOLE, Columns, RowMask, RowValues
+from softgrad.torch import _memory, _rows
+from softgrad.torch._call import Call
+from softgrad.torch._formulas import WHOLE, Columns, RowValues, is_labels
 from softgrad.torch._products import TorchProducts, choose
 from softgrad.torch._tensors import (
     ARRAY_DTYPES,
@@ -76,71 +76,6 @@ def accumulator(dtype: torch.dtype, asked: torch.dtype | None = None) -> torch.d
     return usual if asked is None else asked
 
 
-def head_path(tensors: tuple[Any, ...], call: Call, plan: Plan) -> Path:
-    """Decide who computes a head; tensors are x, W, b, target, values, class weight and perhaps sample weight."""
-    x, linear_weight, _, target, values, weight, *_ = tensors
-    path = choose_path(x, tensors[1:], call.numbers)
-    if path is Path.FORMULAS or plan.impl == "composite":
-        return Path.FORMULAS
-    if follows_targets(call, target, values, weight):
-        return Path.FORMULAS
-    if call.numbers.keys() - {"z_loss"} and head_sizes(x, linear_weight, plan, windows=True).cols < len(linear_weight):
-        return Path.FORMULAS  # sums over the gradient need whole rows
-    return path
-
-
-def head_loss(tensors: tuple[Any, ...], call: Call, plan: Plan) -> Tensor:
-    """Return the loss of a validated call; tensors are x (N, D), W, b, target, values, class weight, sample weight."""
-    weight, sample_weight = tensors[5:]
-    path = head_path(tensors, call, plan)
-    followed = call.numbers or any(t is not None and t.requires_grad for t in (weight, sample_weight))
-    if path is not Path.FORMULAS and not followed and makes_gradients_with_loss(tensors, call, plan):
-        if path is Path.OPERATORS:
-            from softgrad.torch import _operators
-
-            return _operators.head_loss(tensors, call, plan)
-        return HeadLossFunction.apply(*tensors, call, plan, torch.is_grad_enabled())
-
-    def rows(inside: Tensor | None, mask: RowMask) -> RowValues:
-        return head_rows((*tensors[:5], inside), call, plan, mask, path=path)
-
-    return _formulas.loss_of_rows(rows, tensors[3:], call, _rows.total_on(path))
-
-
-def makes_gradients_with_loss(tensors: tuple[Any, ...], call: Call, plan: Plan) -> bool:
-    """Return whether `HeadLossFunction` is the best schedule: one number, whole rows, no hooks of saved tensors."""
-    x, linear_weight = tensors[:2]
-    return (
-        call.reduction != "none"
-        and head_sizes(x, linear_weight, plan, windows=True).cols == len(linear_weight)
-        and (torch.compiler.is_compiling() or torch._C._autograd._top_saved_tensors_default_hooks(True) is None)
-    )
-
-
-def head_rows(
-    tensors: tuple[Any, ...], call: Call, plan: Plan, mask: RowMask, *, by_products: bool = False,
-    path: Path | None = None, columns: Columns = WHOLE,
-) -> RowValues:  # fmt: skip
-    """Return row values of a head; tensors are x (N, D), W, b, target, values and class weight."""
-    if path is None:
-        path = head_path((*tensors, mask.active), call, plan)
-    if path is Path.FORMULAS:
-        return _tiles.row_values(tensors, call, mask, plan.max_memory, by_products)
-    if path is Path.OPERATORS:
-        from softgrad.torch import _operators
-
-        return _operators.head_rows(tensors, call, plan, mask.active, by_products)
-    numbers = (call.numbers.get(name) for name in _rows.NUMBERS)
-    return RowValues(
-        *NativeHeadRows.apply(
-            *tensors, *numbers, call, plan, mask.active, by_products, columns, torch.is_grad_enabled()
-        )
-    )
-
-
-# --- the walk ---------------------------------------------------------------------------------------------------------
-
-
 def head_sizes(x: Tensor, linear_weight: Tensor, plan: Plan, *, windows: bool, widest: int = 0) -> TileSizes:
     """Return the sizes of the tiles of logits; half precision counts as if it were always converted."""
     item = 8 if x.dtype == torch.float64 else 4
@@ -177,8 +112,8 @@ class HeadWalk(HeadTiles):
             class_vector_of(weight, storage), row_weight, columns.first, columns.classes or own,
         )  # fmt: skip
         self.columns, self.options = columns, call.options
-        self.unit_mass = _formulas.is_labels(target, values) and weight is None
-        layer = Layer(
+        self.unit_mass = is_labels(target, values) and weight is None
+        layer = LayerArrays(
             contiguous(array_of(x)), contiguous(lent_array_of(linear_weight)),
             None if bias is None else lent_array_of(bias), ARRAY_DTYPES[kind],
         )  # fmt: skip

@@ -9,7 +9,6 @@ Derivatives of higher order, and by soft targets and class weights, differentiat
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from softgrad._core import backend
 from softgrad._core.arrays import Array, Output
 from softgrad._core.schedule import run_gradient, run_rows, run_statistics, streams
 from softgrad.torch import _formulas, _memory
-from softgrad.torch._call import Call, Path, choose_path, follows_targets, outer_shape
+from softgrad.torch._call import Call, outer_shape
 from softgrad.torch._formulas import WHOLE, Columns, RowMask, RowOptions, RowValues
 from softgrad.torch._tensors import (
     HALF,
@@ -145,27 +144,6 @@ def again(tensors: list[Any], needs: list[bool]) -> list[Any]:
     if torch.is_grad_enabled():
         return tensors
     return [t.detach().requires_grad_() if need else t for t, need in zip(tensors, needs, strict=True)]
-
-
-def logits_path(tensors: tuple[Any, ...], call: Call) -> Path:
-    """Decide who computes logits; tensors are logits, target, values, class weight and sample weight."""
-    path = choose_path(tensors[0], tensors[1:], call.numbers)
-    if path is Path.OPERATORS and follows_targets(call, *tensors[1:4]):
-        return Path.FORMULAS  # the operators lack these derivatives
-    return path
-
-
-def native_rows(
-    tensors: tuple[Any, ...], call: Call, path: Path, *, active: Tensor | None = None, by_products: bool = False,
-    columns: Columns = WHOLE,
-) -> RowValues:  # fmt: skip
-    """Return row values through the kernels; tensors are logits, target, values and class weight."""
-    if path is Path.OPERATORS:
-        from softgrad.torch import _operators
-
-        return _operators.row_values(tensors, call, active, by_products)
-    numbers = (call.numbers.get(name) for name in NUMBERS)
-    return RowValues(*NativeRows.apply(*tensors, *numbers, call, active, by_products, columns))
 
 
 class NativeRows(torch.autograd.Function):
@@ -294,17 +272,6 @@ class Total(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
         return upstream.expand(ctx.shape)
-
-
-def total_on(path: Path) -> Callable[[Tensor], Tensor]:
-    """Return the sum over rows that belongs to a path."""
-    if path is Path.FORMULAS:
-        return torch.sum
-    if path is Path.OPERATORS:
-        from softgrad.torch import _operators
-
-        return _operators.total
-    return native_total
 
 
 def native_total(losses: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softgrad.torch import _formulas, _head
+from softgrad.torch import _formulas
 from softgrad.torch._call import (
     Call,
     autocasts,
@@ -22,9 +22,10 @@ from softgrad.torch._call import (
     soft_ignore,
     split_target,
 )
+from softgrad.torch._dispatch import head_loss, loss_of_logits
 from softgrad.torch._documented import LOSS, documented
+from softgrad.torch._head import Plan, accumulator
 from softgrad.torch._products import NAMES
-from softgrad.torch.loss import loss_of_logits
 
 __all__ = ["linear_cross_entropy"]
 
@@ -127,12 +128,10 @@ def linear_cross_entropy(
     check_weights(weight, sample_weight, (*outer, classes), len(outer), x.device)
     checked_memory(max_memory)
     max_rows, accumulate_dtype = honoured(options, accumulate_dtype)
-    plan = _head.Plan(
-        max_memory, max_rows, checked_impl(impl), _head.accumulator(linear_weight.dtype, accumulate_dtype)
-    )
+    plan = Plan(max_memory, max_rows, checked_impl(impl), accumulator(linear_weight.dtype, accumulate_dtype))
     _formulas.check_labels(target, values, classes, call.options.ignore_index, before=(len(outer) - 1, int(shift)))
     flat, target, values, sample_weight = flat_rows(x, classes, target, values, sample_weight)
-    loss = _head.head_loss((flat, linear_weight, linear_bias, target, values, weight, sample_weight), call, plan)
+    loss = head_loss((flat, linear_weight, linear_bias, target, values, weight, sample_weight), call, plan)
     return loss.reshape(outer) if reduction == "none" else loss
 
 

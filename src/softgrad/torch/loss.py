@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from softgrad.torch import _formulas, _rows
 from softgrad.torch._call import (
-    Call,
-    Path,
     check_classes,
     check_logits,
     check_targets,
@@ -19,12 +15,11 @@ from softgrad.torch._call import (
     foreign,
     loss_dtype,
     make_call,
-    refuse_inplace,
     soft_ignore,
     split_target,
 )
+from softgrad.torch._dispatch import loss_of_logits
 from softgrad.torch._documented import LOSS, documented
-from softgrad.torch._formulas import RowMask, RowValues
 from softgrad.torch._legacy import legacy_reduction
 
 __all__ = ["cross_entropy"]
@@ -117,22 +112,3 @@ def cross_entropy(
     if weight is not None or sample_weight is not None:
         check_weights(weight, sample_weight, input.shape, axis, input.device)
     return loss_of_logits((input, target, values, weight, sample_weight), call)
-
-
-def loss_of_logits(tensors: tuple[Any, ...], call: Call) -> Tensor:
-    """Return the loss of a validated call; tensors are logits, target, values, class weight and sample weight."""
-    logits, target, values, weight, sample_weight = tensors
-    path = _rows.logits_path(tensors, call)
-    if call.inplace:
-        refuse_inplace(logits, path)
-    if path is Path.FORMULAS:
-        _formulas.check_labels(target, values, logits.shape[call.axis], call.options.ignore_index)
-        return _rows.formula_loss(list(tensors), call)
-    followed = call.numbers or any(t is not None and t.requires_grad for t in (weight, sample_weight))
-    if path is Path.KERNELS and not followed and _rows.makes_gradient_with_loss(logits, call):
-        return _rows.LossFunction.apply(*tensors, call, torch.is_grad_enabled())
-
-    def rows(inside: Tensor | None, mask: RowMask) -> RowValues:
-        return _rows.native_rows((logits, target, values, inside), call, path, active=mask.active)
-
-    return _formulas.loss_of_rows(rows, tensors[1:], call, _rows.total_on(path))

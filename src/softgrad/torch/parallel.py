@@ -4,9 +4,10 @@ One rule: what has a class axis (logits, the head's weight and bias, class weigh
 slice, in the order of the ranks; what has rows alone (inputs of the head, labels, sparse targets, which hold global
 indices, row weights) is whole, and the same on every rank.  Slices may differ in size.
 
-A call exchanges a header of two kilobytes, in which the ranks agree, also about the contents of what is the same on
-every rank, and makes two small reductions: the rows' maxima, and the sums at these maxima; with labels and class weights
-a third, of the labels' weights.  The linear head sends back one sum of the size of its input.
+A call exchanges a header of two kilobytes, in which the ranks agree, also about the contents of what
+is the same on every rank, and makes two small reductions: the rows' maxima, and the sums at these
+maxima; with labels and class weights a third, of the labels' weights.  The linear head sends back one
+sum of the size of its input.
 """
 
 from __future__ import annotations

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from softgrad._core.call import PredictionStats
-from softgrad.torch import _formulas, _head, _rows
+from softgrad.torch import _formulas
 from softgrad.torch._call import (
     Call,
-    Path,
     check_classes,
     check_logits,
     check_targets,
@@ -23,8 +22,10 @@ from softgrad.torch._call import (
     soft_ignore,
     split_target,
 )
+from softgrad.torch._dispatch import CodePath, head_rows, logit_rows, logits_path
 from softgrad.torch._documented import TRANSFORM, documented
 from softgrad.torch._formulas import RowMask, RowValues, compute_dtype
+from softgrad.torch._head import Plan
 from softgrad.torch.linear import checked_impl, flat_rows, layer_of
 
 __all__ = ["linear_prediction_stats", "prediction_stats"]
@@ -91,13 +92,13 @@ def prediction_stats(
     target, values = split_target(target)
     call = _call(axis, target, values, ignore_index, logit_scale, softcap, temperature, n_threads)
     _check(target, values, sample_weight, input.shape, axis, call, input.device)
-    path = _rows.logits_path((input, target, values, None, sample_weight), call)
+    path = logits_path((input, target, values, None, sample_weight), call)
     mask = _mask(sample_weight)
-    if path is Path.FORMULAS:
+    if path is CodePath.FORMULAS:
         _formulas.check_labels(target, values, input.shape[axis], call.options.ignore_index)
         rows = _formulas.row_values(input, target, values, None, call.formula_options, axis, *mask)
     else:
-        rows = _rows.native_rows((input, target, values, None), call, path, active=mask.active, by_products=True)
+        rows = logit_rows((input, target, values, None), call, path, active=mask.active, by_products=True)
     return _delivered(rows, target, values, mask, call, compute_dtype(input.dtype))
 
 
@@ -169,8 +170,8 @@ def linear_prediction_stats(
     _formulas.check_labels(target, values, classes, call.options.ignore_index)
     flat, target, values, sample_weight = flat_rows(x, classes, target, values, sample_weight)
     mask = _mask(sample_weight)
-    plan = _head.Plan(max_memory, None, impl)
-    rows = _head.head_rows((flat, linear_weight, linear_bias, target, values, None), call, plan, mask, by_products=True)
+    plan = Plan(max_memory, None, impl)
+    rows = head_rows((flat, linear_weight, linear_bias, target, values, None), call, plan, mask, by_products=True)
     stats = _delivered(rows, target, values, mask, call, compute_dtype(x.dtype))
     return PredictionStats(*(part.reshape(outer) for part in stats))
 

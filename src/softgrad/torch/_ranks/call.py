@@ -12,24 +12,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from softgrad.torch import _formulas, _head, _rows
+from softgrad.torch import _formulas, _rows
 from softgrad.torch._call import (
     Call,
-    Path,
     check_logits,
     check_targets,
     check_weights,
-    choose_path,
     class_axis,
     loss_dtype,
     make_call,
     outer_shape,
-    refuse_inplace,
     soft_ignore,
     split_target,
     transformed,
 )
+from softgrad.torch._dispatch import (
+    CodePath,
+    choose_path,
+    head_path,
+    head_rows,
+    logit_rows,
+    refuse_inplace,
+    total_on,
+)
 from softgrad.torch._formulas import RowMask, RowValues, followed, has_tangent, is_labels
+from softgrad.torch._head import Plan, accumulator
 from softgrad.torch._ranks.agreement import Agreement
 from softgrad.torch._ranks.columns import RankColumns
 from softgrad.torch._ranks.group import Place, group_of
@@ -79,13 +86,13 @@ def cross_entropy_over(
     call = replace(call, numbers=_on_slices(call.numbers, columns))
 
     def rows(inside: Tensor | None, mask: RowMask) -> RowValues:
-        if path is Path.FORMULAS or 0 in place.sizes:
+        if path is CodePath.FORMULAS or 0 in place.sizes:
             options = call.formula_options
             return _formulas.row_values(logits, target, values, inside, options, axis, *mask, columns=columns)
         tensors = (logits, target, values, inside)
-        return _rows.native_rows(tensors, call, path, active=mask.active, columns=columns)
+        return logit_rows(tensors, call, path, active=mask.active, columns=columns)
 
-    return _formulas.loss_of_rows(rows, others, call, _rows.total_on(path), columns)
+    return _formulas.loss_of_rows(rows, others, call, total_on(path), columns)
 
 
 def linear_cross_entropy_over(
@@ -130,10 +137,10 @@ def linear_cross_entropy_over(
         check_weights(weight, sample_weight, (*outer, size), len(outer), inputs.device)
         checked_memory(max_memory)
         max_rows, accumulate_dtype = honoured(torch_options, accumulate_dtype)
-        accumulate_dtype = _head.accumulator(linear_weight.dtype, accumulate_dtype)
-        plan = _head.Plan(max_memory, max_rows, checked_impl(impl), accumulate_dtype)
+        accumulate_dtype = accumulator(linear_weight.dtype, accumulate_dtype)
+        plan = Plan(max_memory, max_rows, checked_impl(impl), accumulate_dtype)
         others = (target, values, weight, sample_weight)
-        path = _head.head_path((inputs, linear_weight, linear_bias, *others), call, plan)
+        path = head_path((inputs, linear_weight, linear_bias, *others), call, plan)
         _state(agreement, outer, inputs, others, call, path)
         agreement.facts |= {
             "features": inputs.shape[-1], "bias": linear_bias is not None, "reduce_x_grad": reduce_x_grad,
@@ -152,15 +159,15 @@ def linear_cross_entropy_over(
     call = replace(call, numbers=_on_slices(call.numbers, columns))
 
     def rows(inside: Tensor | None, mask: RowMask) -> RowValues:
-        if path is Path.FORMULAS or 0 in place.sizes:
+        if path is CodePath.FORMULAS or 0 in place.sizes:
             spread = columns.vary(flat) if columns.sums_inputs else flat
             logits = torch.nn.functional.linear(spread, linear_weight, linear_bias)
             options = call.formula_options
             return _formulas.row_values(logits, target, values, inside, options, 1, *mask, columns=columns)
         tensors = (flat, linear_weight, linear_bias, target, values, inside)
-        return _head.head_rows(tensors, call, plan, mask, path=path, columns=columns)
+        return head_rows(tensors, call, plan, mask, path=path, columns=columns)
 
-    loss = _formulas.loss_of_rows(rows, (target, values, weight, sample_weight), call, _rows.total_on(path), columns)
+    loss = _formulas.loss_of_rows(rows, (target, values, weight, sample_weight), call, total_on(path), columns)
     return loss.reshape(outer) if call.reduction == "none" else loss
 
 
@@ -189,7 +196,7 @@ def _followed(**tensors: Any) -> str:
 
 
 def _state(
-    agreement: Agreement, outer: tuple[int, ...], logits: Tensor, others: tuple[Any, ...], call: Call, path: Path
+    agreement: Agreement, outer: tuple[int, ...], logits: Tensor, others: tuple[Any, ...], call: Call, path: CodePath
 ) -> None:
     """Write down the facts of a call that all ranks have to agree about."""
     target, values, weight, sample_weight = others
