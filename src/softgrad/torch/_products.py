@@ -7,6 +7,7 @@ it has not.  So both are timed once, for a type and a depth, on a product of som
 
 from __future__ import annotations
 
+import _thread
 import ctypes
 import os
 import threading
@@ -213,15 +214,19 @@ def _measured(dtype: torch.dtype, depth: int) -> dict[str, float] | None:
     """Time the products in a thread of its own, out of sight of the caller's modes, such as flop counters."""
     times: dict[str, float] = {}
 
+    done = threading.Event()
+
     def measure() -> None:
-        times.update({name: _time(made(name, dtype), dtype, depth) for name in NAMES})
+        try:
+            times.update({name: _time(made(name, dtype), dtype, depth) for name in NAMES})
+        finally:
+            done.set()
 
     try:
-        thread = threading.Thread(target=measure, daemon=True)
-        thread.start()
+        _thread.start_new_thread(measure, ())
     except RuntimeError:  # no thread can start: at exit, or for want of memory
         return None
-    thread.join()
+    done.wait()
     return times if len(times) == len(NAMES) else None
 
 

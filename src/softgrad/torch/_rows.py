@@ -329,11 +329,12 @@ class LossFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Any, ...]:
+        saved = ctx.saved_tensors  # raises where one of them was written to
         graph = torch.is_grad_enabled() or batched(upstream)
         if ctx.alone and ctx.unit is not None and not graph and float(upstream) == 1.0:
             unit, ctx.unit = ctx.unit, None
             return (unit, *(None,) * 6)
-        tensors, call, needs = list(ctx.saved_tensors), ctx.call, list(ctx.needs_input_grad[:5])
+        tensors, call, needs = list(saved), ctx.call, list(ctx.needs_input_grad[:5])
         by_formulas = [need and (graph or i != 0) for i, need in enumerate(needs)]
         grads: list[Any] = [None] * 5
         if any(by_formulas):
