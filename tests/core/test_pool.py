@@ -572,3 +572,18 @@ except RuntimeError:
     print("no thread", tries(), workers(), linear(8) == expected_linear)
 """
     assert run(LIMITED + code).strip() == "no thread 10 0 True"
+
+
+# --- without the native module ---------------------------------------------------------------------------------------
+
+
+def test_without_the_native_module_the_caller_works_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "_native", None)
+    callers: list[int] = []
+    threads.run_blocks(lambda _: callers.append(threading.get_ident()), 20, 4)
+    assert callers == [threading.get_ident()] * 20
+    before = blas_limits()
+    with single_threaded_blas():
+        assert blas_limits() == before
+    with pytest.raises(ZeroDivisionError):
+        threads.run_blocks(lambda i: 1 // (3 - i), 20, 4)

@@ -253,7 +253,8 @@ def test_stub_agrees_with_the_extension() -> None:
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
             methods = {m.name for m in node.body if isinstance(m, ast.FunctionDef)}
-            real = {n for n, v in vars(getattr(native, node.name)).items() if callable(v)}
+            members = vars(getattr(native, node.name)).items()
+            real = {n for n, v in members if callable(v) or isinstance(v, property)}
             assert {n for n in methods if not n.startswith("_")} == {n for n in real if not n.startswith("_")}
 
 
