@@ -16,7 +16,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 import softgrad
-from softgrad.cli._results import Column, Confusion, Evaluation, Mistake, Path, Reliability, Training
+from softgrad.cli._results import Column, Confusion, Evaluation, Mistake, RegularisationPath, Reliability, Training
 from softgrad.sklearn import SoftmaxRegression, SoftmaxRegressionCV
 
 HOSTILE = (
@@ -86,7 +86,7 @@ def training(
     if choose:
         search = SoftmaxRegressionCV(Cs=np.logspace(-4, 2, 7), cv=3, scoring="neg_log_loss").fit(A, y[fitted])
         norms = np.sqrt((search.path_coefs_**2).sum(axis=(1, 2)))
-        path = Path(search.Cs_, search.scores_, float(search.C_), search.path_gaps_, norms)
+        path = RegularisationPath(search.Cs_, search.scores_, float(search.C_), search.path_gaps_, norms)
         options["C"] = float(search.C_)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # one of the cases is to fall short

@@ -26,8 +26,7 @@ from softgrad.cli._report_facts import figures, warnings
 from softgrad.cli._report_text import cut
 from softgrad.cli._report_text import text as plain
 from softgrad.cli._report_weights import grid
-from softgrad.cli._results import Column, Training
-from softgrad.cli._results import Path as Regularisation
+from softgrad.cli._results import Column, RegularisationPath, Training
 
 NAMES = list(CASES)
 
@@ -421,7 +420,9 @@ def no_certificate(t: Training) -> Training:
 def odd_path(t: Training) -> Training:
     Cs = np.array([1e-3, 1.0, np.inf])
     scores = np.array([[-1.0, -0.5, np.nan], [-1.2, -0.6, -0.9]])
-    return replace(t, path=Regularisation(Cs, scores, 1.0, np.array([1e-9, 1e-8, np.nan]), np.array([1.0, 2.0, 9.0])))
+    return replace(
+        t, path=RegularisationPath(Cs, scores, 1.0, np.array([1e-9, 1e-8, np.nan]), np.array([1.0, 2.0, 9.0]))
+    )
 
 
 def one_class_in_the_test(t: Training) -> Training:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from softgrad.cli._report_svg import COLOURS, drawing, inline
 from softgrad.cli._report_text import number, percent, times
-from softgrad.cli._results import Path, Reliability
+from softgrad.cli._results import RegularisationPath, Reliability
 
 Float = NDArray[np.float64]
 
@@ -120,7 +120,7 @@ def _seconds(ax: Axes, steps: Float, seconds: Float) -> None:
     above.spines["top"].set_visible(False)
 
 
-def path_curve(path: Path) -> Markup:
+def path_curve(path: RegularisationPath) -> Markup:
     """Held-out log-loss by C with the spread of the folds, and the norm of the weights."""
     Cs, losses, norms = (np.asarray(a, dtype=np.float64) for a in (path.Cs, -path.scores, path.norms))
     mean, spread = fold_means(path)
@@ -151,7 +151,7 @@ def path_curve(path: Path) -> Markup:
         return inline(figure, "path", f"Held-out log-loss and norm of the weights for {len(Cs)} values of C: {best}.")
 
 
-def fold_means(path: Path) -> tuple[Float, Float]:
+def fold_means(path: RegularisationPath) -> tuple[Float, Float]:
     """Mean and standard deviation over the folds of the held-out log-loss at each C; NaN where a fold has none."""
     losses = -np.asarray(path.scores, dtype=np.float64)
     return losses.mean(axis=0), losses.std(axis=0, ddof=1) if len(losses) > 1 else np.zeros(losses.shape[1])

@@ -12,7 +12,7 @@ Float = NDArray[np.float64]
 
 ROLES = ("numeric", "boolean", "categorical", "text", "date", "list")
 
-__all__ = ["ROLES", "Column", "Confusion", "Evaluation", "Mistake", "Path", "Reliability", "Training"]
+__all__ = ["ROLES", "Column", "Confusion", "Evaluation", "Mistake", "RegularisationPath", "Reliability", "Training"]
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Path:
+class RegularisationPath:
     """The values of C that were tried, ascending, and their scores on held-out folds.
 
     Attributes
@@ -186,7 +186,7 @@ class Training:
         Whether Ctrl-C ended the fit before its tolerance.
     temperature : float or None
         By which the logits were divided to calibrate them; coef and intercept are those afterwards.
-    path : Path or None
+    path : RegularisationPath or None
         If C was chosen.
     evaluations : list of Evaluation
         Of the training rows and, if there are any, of those held out; the last is the one that counts.
@@ -214,7 +214,7 @@ class Training:
     gap: float
     interrupted: bool = False
     temperature: float | None = None
-    path: Path | None = None
+    path: RegularisationPath | None = None
     evaluations: list[Evaluation] = field(default_factory=list)
     uncalibrated: Reliability | None = None
     mistakes: list[Mistake] = field(default_factory=list)

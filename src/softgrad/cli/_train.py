@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 
 from softgrad import regression
 from softgrad.cli._messages import UserError
-from softgrad.cli._results import Path
+from softgrad.cli._results import RegularisationPath
 from softgrad.loss import cross_entropy, log_softmax
 from softgrad.regression import FitInterrupted, FitResult, Progress
 
@@ -69,7 +69,7 @@ class Fitted:
     history: list[Progress]
     converged: bool
     message: str
-    path: Path | None = None
+    path: RegularisationPath | None = None
     temperature: float | None = None
     interrupted: bool = False
 
@@ -268,9 +268,9 @@ def _joined(history: list[Progress], result: FitResult, n_passes: float) -> FitR
     return replace(result, history=[*history, *more], n_iter=n_iter, n_passes=n_passes + result.n_passes)
 
 
-def _path(found: Any, C: float) -> Path:
+def _path(found: Any, C: float) -> RegularisationPath:
     norms = np.sqrt((found.path.coefs**2).sum(axis=(1, 2)))
-    return Path(found.path.Cs, found.scores, C, found.path.gaps, norms)
+    return RegularisationPath(found.path.Cs, found.scores, C, found.path.gaps, norms)
 
 
 def _folds(rows: TrainingRows, options: TrainOptions) -> list[Any]:

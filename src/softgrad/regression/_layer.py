@@ -22,10 +22,10 @@ LANES = backend.kernels().linear_lanes  # rows of the weights are padded to a mu
 CACHED = 512 << 10  # bytes of float32 weights that stay in the L2 cache
 CHUNK_BYTES, CHUNK_ROWS = 192 << 10, 504  # rows that stay there beside them; 504 is a multiple of the kernels' blocks
 
-__all__ = ["Layer"]
+__all__ = ["NarrowLayer"]
 
 
-class Layer:
+class NarrowLayer:
     """How the rows of a design meet K classes."""
 
     def __init__(self, design: Design, n_classes: int) -> None:

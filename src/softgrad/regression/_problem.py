@@ -23,7 +23,7 @@ from softgrad._core.threads import run_blocks
 from softgrad.regression._class_grams import class_grams
 from softgrad.regression._design import Design, Slot, reduce_slots
 from softgrad.regression._hessian import add_rows, collect, sampled_hessian, sizes
-from softgrad.regression._layer import Layer
+from softgrad.regression._layer import NarrowLayer
 from softgrad.regression._row_sums import LossAtPoint, RowSums, levelled
 
 Array = NDArray[Any]
@@ -92,7 +92,7 @@ class Problem(RowSums):
         # Scores in float64 take the memory of both for as long as a gradient needs them.
         self.wide = None if both is None or self.small else both.reshape(-1).view(np.float64).reshape(n, k)
         self.prob = np.empty((n, k), self.dtype) if 3 * pair // 2 <= budget else None
-        self.layer = Layer(design, k)
+        self.layer = NarrowLayer(design, k)
         self.point = self.layer.parameters(np.zeros((k, design.n_features)), np.zeros(k), self.dtype)
         self.step_to = self.point
         self._target_sums: Float | None = None
