@@ -5,6 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
+# The processes that share the tests (pytest-xdist) fill the cores: threads of a BLAS or of OpenMP would only contend.
+# The libraries read the variables when they are loaded, which the imports below do.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(variable, "1")
+
 import pytest
 from cases import INSTRUCTION_SETS
 from hypothesis import HealthCheck, settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -39,8 +40,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     """Run a command in this process, in an empty directory."""
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: str) -> Answer:
+    def run(*arguments: str, standard_input: bytes = b"") -> Answer:
         capsys.readouterr()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(standard_input)))
         code = main(list(arguments))
         return Answer(code, *capsys.readouterr())
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli_cases import Command
 
 from softgrad import reference
 from softgrad.cli import main
@@ -17,28 +18,28 @@ from softgrad.derivation._languages import TEXTS, WORDS
 from softgrad.derivation._substitute import number_text
 
 
-def run(*words: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
+def process(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-W", "error", "-m", "softgrad.cli", "explain", *words],
-        capture_output=True, cwd=cwd, encoding="utf-8", timeout=120, env={**os.environ, **environment},
+        capture_output=True, encoding="utf-8", timeout=120, env={**os.environ, **environment},
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("lang", ["en", "zh"])
-def test_every_step_with_the_numbers(lang: str) -> None:
-    done = run("--logits", "2.0", "1.0", "0.1", "--target", "0", "--label-smoothing", "0.1", "--lang", lang)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
+def test_every_step_with_the_numbers(lang: str, cli: Command) -> None:
+    words = ("--logits", "2.0", "1.0", "0.1", "--target", "0", "--label-smoothing", "0.1", "--lang", lang)
+    done = cli("explain", *words)
+    assert (done.code, done.err) == (0, "")
     for number, (title, _) in enumerate(TEXTS[lang].values(), 1):
-        assert f"\n{number}. {title}\n" in done.stdout
+        assert f"\n{number}. {title}\n" in done.out
     for line in ("S₀ = exp(2) / (exp(2) + exp(1) + exp(0.1)) = 0.659", "∂L/∂o₀ = 0.659 − 0.9333 = −0.2743"):
-        assert line in done.stdout
-    assert "0.2247" in done.stdout  # the Jacobian's first entry
-    assert WORDS[lang]["summary"].format(checks=153, wrong=0) in done.stdout
-    assert done.stdout.count("✓") == 153  # each with its error
-    assert "✗" not in done.stdout
-    assert "\x1b" not in done.stdout  # no colour when piped
-    assert "`" not in done.stdout
+        assert line in done.out
+    assert "0.2247" in done.out  # the Jacobian's first entry
+    assert WORDS[lang]["summary"].format(checks=153, wrong=0) in done.out
+    assert done.out.count("✓") == 153  # each with its error
+    assert "✗" not in done.out
+    assert "\x1b" not in done.out  # no colour when piped
+    assert "`" not in done.out
 
 
 @pytest.mark.parametrize(
@@ -67,7 +68,7 @@ def test_masked_and_without_arguments(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_terminal_gets_colours_and_a_locale_that_lacks_the_letters_is_no_crash() -> None:
     ascii_only = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONIOENCODING": "ascii", "NO_COLOR": "1"}
     for environment, coloured in (({"PYTHONIOENCODING": "latin-1"}, True), (ascii_only, False)):
-        done = run(**environment, FORCE_COLOR="1")
+        done = process(**environment, FORCE_COLOR="1")
         assert done.returncode == 0
         assert ("\x1b[3" in done.stdout) == coloured
         assert "∂S₀/∂o₁" in done.stdout
@@ -97,32 +98,32 @@ def test_a_terminal_gets_colours_and_a_locale_that_lacks_the_letters_is_no_crash
         (("--html", "nowhere/page.html"), "there is no directory nowhere"),
     ],
 )
-def test_mistakes_are_one_line(words: tuple[str, ...], message: str, tmp_path: Path) -> None:
-    done = run(*words, cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert done.stderr.startswith("softgrad: error: ")
-    assert done.stderr.count("\n") == 1
-    assert message in done.stderr
-    assert list(tmp_path.iterdir()) == []
+def test_mistakes_are_one_line(words: tuple[str, ...], message: str, cli: Command) -> None:
+    done = cli("explain", *words)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("softgrad: error: ")
+    assert done.err.count("\n") == 1
+    assert message in done.err
+    assert list(Path().iterdir()) == []
 
 
-def test_page(tmp_path: Path) -> None:
+def test_page(cli: Command) -> None:
     words = ("--logits", "3", "-inf", "1", "--target", "2", "--temperature", "2", "--lang", "zh", "--html", "page.html")
-    done = run(*words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "the derivation as a page: page.html\n"
-    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    done = cli("explain", *words)
+    assert done.code == 0, done.err
+    assert done.out == "the derivation as a page: page.html\n"
+    page = Path("page.html").read_text(encoding="utf-8")
     assert page.startswith("<!doctype html>")
     assert '<html lang="zh' in page
-    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert [path.name for path in Path().iterdir()] == ["page.html"]
 
 
 def test_open_without_a_browser_says_where_the_page_is(tmp_path: Path) -> None:
-    done = run("--open", "--html", "page.html", cwd=tmp_path, BROWSER="/bin/false", DISPLAY="")
+    page = tmp_path / "page.html"
+    done = process("--open", "--html", str(page), BROWSER="/bin/false", DISPLAY="")
     assert done.returncode == 0
     assert "page.html" in done.stdout
-    assert (tmp_path / "page.html").exists()
+    assert page.exists()
 
 
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,18 +108,28 @@ def test_standard_input(kind: str, cli: Command) -> None:
         name = "d.npz"
     else:
         name = write(kind, mixed(200))
-    answer = process("fit", "-", "-t", "species", standard_input=Path(name).read_bytes())
-    assert answer.returncode == 0, answer.stderr
+    answer = cli("fit", "-", "-t", "species", standard_input=Path(name).read_bytes())
+    assert answer.code == 0, answer.err
     cli("fit", name, "-t", "species")
     np.testing.assert_array_equal(coefficients("model.skops"), coefficients("d.skops"))
-    answer = process("predict", "model.skops", "-", "-o", "-", standard_input=Path(name).read_bytes())
-    assert answer.stdout.startswith(b"prediction,probability_")
-    assert b"predictions written" in answer.stderr  # data are alone on standard output
+    answer = cli("predict", "model.skops", "-", "-o", "-", standard_input=Path(name).read_bytes())
+    assert answer.out.startswith("prediction,probability_")
+    assert "predictions written" in answer.err  # data are alone on standard output
+
+
+def test_a_pipe_from_command_to_command(cli: Command) -> None:
+    rows = Path(write("csv", mixed(200))).read_bytes()
+    assert process("fit", "-", "-t", "species", standard_input=rows).returncode == 0
+    answer = process("predict", "model.skops", "-", "-o", "-", standard_input=rows)
+    assert answer.returncode == 0, answer.stderr
+    cli("predict", "model.skops", "d.csv", "-o", "out.csv")
+    assert answer.stdout == Path("out.csv").read_bytes()
+    assert b"predictions written" in answer.stderr
 
 
 def test_empty_standard_input(cli: Command) -> None:
-    answer = process("fit", "-", "-t", "y", standard_input=b"")
-    assert (answer.returncode, answer.stderr) == (2, b"softgrad: error: standard input: is empty\n")
+    answer = cli("fit", "-", "-t", "y", standard_input=b"")
+    assert (answer.code, answer.err) == (2, "softgrad: error: standard input: is empty\n")
 
 
 def test_arrays(cli: Command) -> None:

@@ -21,6 +21,8 @@ from sklearn.metrics import log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+pytestmark = pytest.mark.exhaustive  # downloads, and half a minute of scikit-learn's solver
+
 _SPEC = importlib.util.spec_from_file_location("benchmark_data", Path(__file__).parents[2] / "benchmarks" / "data.py")
 assert _SPEC is not None
 assert _SPEC.loader is not None
