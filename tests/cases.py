@@ -10,6 +10,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from softgrad import reference
@@ -18,6 +19,12 @@ from softgrad._core import backend
 Array = NDArray[Any]
 
 INSTRUCTION_SETS: tuple[str, ...] = tuple(dict.fromkeys((*backend.available(), "numpy")))
+# Parameters of a test: the widest instruction set and the fallback, and those between, which are the same source
+# compiled for shorter vectors.
+EACH_INSTRUCTION_SET = [
+    pytest.param(name, marks=pytest.mark.exhaustive) if name in INSTRUCTION_SETS[1:-1] else name
+    for name in INSTRUCTION_SETS
+]
 DTYPES: dict[str, Any] = {
     "float32": np.float32,
     "float64": np.float64,

@@ -12,7 +12,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(variable, "1")
 
 import pytest
-from cases import INSTRUCTION_SETS
+from cases import EACH_INSTRUCTION_SET
 from hypothesis import HealthCheck, settings
 
 from softgrad._core import backend
@@ -27,7 +27,7 @@ settings.register_profile(
 settings.load_profile("softgrad")
 
 
-@pytest.fixture(params=INSTRUCTION_SETS)
+@pytest.fixture(params=EACH_INSTRUCTION_SET)
 def instruction_set(request: pytest.FixtureRequest) -> Iterator[str]:
     """Run the test once for each compiled variant that this processor runs, and once for the NumPy fallback."""
     with backend.use(request.param):

@@ -51,16 +51,19 @@ def fault(text: str, distinct: bool = False) -> str | None:
     return None
 
 
-def _shown(text: str, block: bool, distinct: bool = False) -> list[nodes.Node]:
+def _shown(text: str, document: Any, line: int, block: bool, distinct: bool = False) -> list[nodes.Node]:
     wrong = fault(text, distinct)
     if wrong:
-        logging.getLogger(__name__).warning("formula %r: %s", text, wrong)
+        place = document.settings.env.docname, line
+        logging.getLogger(__name__).warning("formula %r: %s", text, wrong, location=place)
         return []
     return [nodes.raw("", mathml(parse(text.removesuffix(IF_ONE)), block=block), format="html")]
 
 
-def _role(_name: str, _raw: str, text: str, *_: Any, **__: Any) -> tuple[list[nodes.Node], list[Any]]:
-    return _shown(text, block=False), []
+def _role(
+    _name: str, _raw: str, text: str, line: int, inliner: Any, *_: Any, **__: Any
+) -> tuple[list[nodes.Node], list[Any]]:
+    return _shown(text, inliner.document, line, block=False), []
 
 
 class FormulaDirective(Directive):
@@ -72,7 +75,8 @@ class FormulaDirective(Directive):
     def run(self) -> list[nodes.Node]:
         """The formulas, each in a line of its own."""
         distinct = "distinct" in self.options
-        return [node for line in self.content if line for node in _shown(line, True, distinct)]
+        place = self.state.document, self.lineno
+        return [node for line in self.content if line for node in _shown(line, *place, True, distinct)]
 
 
 def setup(app: Any) -> dict[str, bool]:

@@ -16,24 +16,46 @@ PAGES = [
     p for p in sorted(DOCS.rglob("*.md")) if not p.name.startswith(("derivation-", "_")) and "_build" not in p.parts
 ]
 
-# What a page's script begins with: it runs a line of a console block, and compares.
+# Preamble of a page's script: it runs a line of a console block, and compares.  A command that needs no shell runs in
+# the script's process, with Python's own filters of warnings: to start one costs seconds.
 CONSOLE = r"""
-def _run(command, said):
-    import re, subprocess
+def _shell(command):
+    import subprocess
 
     done = subprocess.run(command, shell=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
-    found = " ".join(done.stdout.split())
+    return done.returncode, done.stdout
+
+
+def _here(command):
+    import contextlib, io, shlex, sys, warnings
+    from softgrad.cli import main
+
+    out = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    sys.argv = shlex.split(command.replace("\\\n", " "))
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), warnings.catch_warnings():
+        warnings.resetwarnings()
+        for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", category)
+        code = main(sys.argv[1:])
+    return code, out.buffer.getvalue().decode()
+
+
+def _run(command, said):
+    import re
+
+    code, printed = (_shell if set("|<>&;$") & set(command) else _here)(command)
+    found = " ".join(printed.split())
     number = r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)"
     parts = re.split(number, " ".join(said.split()))
     for i, part in enumerate(parts):
         parts[i] = number if i % 2 else ".*".join(re.escape(text) for text in part.split("…"))
     numbers = re.findall(number, said)
     match = re.search("".join(parts), found)
-    assert match, f"{command}\nprinted\n{done.stdout}\nand not\n{said}"
+    assert match, f"{command}\nprinted\n{printed}\nand not\n{said}"
     for told, now in zip(numbers, match.groups()):
         close = abs(float(told) - float(now)) <= 0.02 + 0.1 * float(told)
-        assert close or "e" in told, f"{command}\nprinted\n{done.stdout}\nwith {now} instead of {told}"
-    return done.returncode
+        assert close or "e" in told, f"{command}\nprinted\n{printed}\nwith {now} instead of {told}"
+    return code
 
 
 """
@@ -57,6 +79,8 @@ def runs(block: str) -> list[tuple[str, str]]:
 def script(path: Path) -> str:
     """All blocks of a page as one script: Python as it is, commands run as they are and their output compared."""
     lines = [CONSOLE]
+    if any(language == "python" and "import skops.io" in block for language, block in blocks(path)):
+        lines.append("import skops.io")  # before a command does, without the list of trusted types (`cli._skops`)
     for language, block in blocks(path):
         if language == "python":
             lines.append(block)

@@ -189,44 +189,51 @@ def test_what_a_method_does_not_reach_is_said() -> None:
     assert results._against(None, [row]) == "not reached"
 
 
-def formulas_only(tmp_path: Path, text: str) -> subprocess.CompletedProcess[str]:
-    source = tmp_path / "source"
+def formulas_only(folder: Path, texts: list[str]) -> subprocess.CompletedProcess[str]:
+    """Build one page for each text, of which a page with the number 0 leads to the others."""
+    source = folder / "source"
     source.mkdir()
     (source / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(DOCS / '_ext')!r})\nextensions = ['myst_parser', 'formulas']\n"
+        "root_doc = 'page0'\n"
     )
-    (source / "index.md").write_text(f"# Title\n\n{text}\n", encoding="utf-8")
-    return build(source, tmp_path / "out")
+    for number, text in enumerate(texts):
+        contents = "```{toctree}\n:glob:\n\npage*\n```\n" * (number == 0)
+        (source / f"page{number}.md").write_text(f"# Title\n\n{text}\n\n{contents}", encoding="utf-8")
+    return build(source, folder / "out")
 
 
-@pytest.mark.parametrize(
-    "text",
+FORMULAS = (
     ["```{formula}\nd(L, o[j]) == S[j] - y[j] if sum(i, y[i]) == 1\nd(S[i], o[i]) == S[i] * (1 - S[i])\n```",
      "Inline {formula}`S[i]`.", "{formula}`d(L, o[j]) == -y[j] + S[j] * sum(i, y[i])`.",
-     "```{formula}\n:distinct:\nd(S[i], o[j]) == -S[i] * S[j]\n```"],
+     "```{formula}\n:distinct:\nd(S[i], o[j]) == -S[i] * S[j]\n```"]
 )  # fmt: skip
-def test_a_formula_that_holds_is_shown(tmp_path: Path, text: str) -> None:
-    done = formulas_only(tmp_path, text)
+
+
+def test_formulas_that_hold_are_shown(tmp_path: Path) -> None:
+    done = formulas_only(tmp_path, FORMULAS)
     assert done.returncode == 0, done.stderr
-    assert "<math" in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    for number in range(len(FORMULAS)):
+        assert "<math" in (tmp_path / "out" / f"page{number}.html").read_text(encoding="utf-8"), FORMULAS[number]
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("```{formula}\nd(L, o[j]) == y[j] - S[j]\n```", "does not hold"),
-        ("{formula}`d(S[i], o[j]) == -S[i] * S[j]`", "does not hold"),
-        ("{formula}`d(L, o[j]) == S[j] - y[j]`", "for a target of any sum"),
-        ("{formula}`d(L, o[j]) == -y[j] + S[j] * sum(i, y[i]) ** 2`", "for a target of any sum"),
-        ("{formula}`d(L, o[j]) == y[j] - S[j] if sum(i, y[i]) == 1`", "does not hold"),
-        ("{formula}`S[i] = 1`", "formula"),
-        ("{formula}`Q[i] == 1`", "Q"),
-    ],
-)
-def test_a_formula_that_does_not_hold_fails_the_build(tmp_path: Path, text: str, message: str) -> None:
-    done = formulas_only(tmp_path, text)
+WRONG = [
+    ("```{formula}\nd(L, o[j]) == y[j] - S[j]\n```", "does not hold"),
+    ("{formula}`d(S[i], o[j]) == -S[i] * S[j]`", "does not hold"),
+    ("{formula}`d(L, o[j]) == S[j] - y[j]`", "for a target of any sum"),
+    ("{formula}`d(L, o[j]) == -y[j] + S[j] * sum(i, y[i]) ** 2`", "for a target of any sum"),
+    ("{formula}`d(L, o[j]) == y[j] - S[j] if sum(i, y[i]) == 1`", "does not hold"),
+    ("{formula}`S[i] = 1`", "formula"),
+    ("{formula}`Q[i] == 1`", "Q"),
+]
+
+
+def test_every_formula_that_does_not_hold_fails_the_build(tmp_path: Path) -> None:
+    done = formulas_only(tmp_path, [text for text, _ in WRONG])
     assert done.returncode != 0
-    assert message in done.stderr
+    warnings = [line for line in done.stderr.splitlines() if "WARNING" in line or "ERROR" in line]
+    for number, (text, message) in enumerate(WRONG):
+        assert any(f"page{number}.md" in line and message in line for line in warnings), (text, done.stderr)
 
 
 def test_no_formula_goes_around_the_check() -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
@@ -55,6 +57,7 @@ def test_soft_labels() -> None:
     assert apart <= allowed <= 1e-3
 
 
+@pytest.mark.exhaustive
 def test_transformers() -> None:
     text = run("transformers_causal_lm.py")
     plain, patched = (
@@ -67,6 +70,7 @@ def test_transformers() -> None:
     assert "generated, with and without the patch: 'The statement is" in text
 
 
+@pytest.mark.exhaustive
 def test_parallel_gpt() -> None:
     text = run("parallel_gpt.py")
     rows = [numbers(rf"(?m)^ +{processes} +(\d+) +(\S+)   (\S+) → (\S+)$", text) for processes in (1, 2, 4)]

@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 from sanitizer import NATIVE, REQUIRED
 
-pytestmark = pytest.mark.skipif(
-    not REQUIRED, reason="installed without native kernels, hence without a compiler: there is nothing to sanitize"
-)
+pytestmark = [
+    pytest.mark.exhaustive,  # compiles for minutes
+    pytest.mark.skipif(
+        not REQUIRED, reason="installed without native kernels, hence without a compiler: there is nothing to sanitize"
+    ),
+]
 
 
 def run(program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

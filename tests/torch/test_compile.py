@@ -136,6 +136,7 @@ def test_one_graph_for_batches_of_every_size() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.exhaustive  # compiles C++
 def test_inductor() -> None:
     """With what the compiler fuses around it: to rounding."""
     x, w, y = normal(6, 4, dtype=torch.float32), normal(70, 4, dtype=torch.float32), torch.arange(6)

@@ -56,7 +56,9 @@ class Launch:
             assert cases[name]["problem"] == "", f"rank {rank}: {cases[name]['problem']}"
 
 
-@pytest.fixture(scope="module", params=[2, 4], ids=["2 processes", "4 processes"])
+@pytest.fixture(
+    scope="module", params=[pytest.param(2, marks=pytest.mark.exhaustive), 4], ids=["2 processes", "4 processes"]
+)
 def launch(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Launch:
     return Launch(request.param, tmp_path_factory.mktemp("ranks"))
 
