@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import is_fake
 
+from softgrad.torch._tensors import check_storage
+
 INFINITY = math.inf
 
 
@@ -443,6 +445,8 @@ def check_finite(tensor: Tensor | None, name: str) -> None:
     if tensor is None or not tensor.is_floating_point():
         return
     tensor = unwrapped(tensor)
+    if type(tensor) is Tensor and tensor.device.type == "cpu" and not torch.compiler.is_compiling():
+        check_storage(tensor)
 
     def error() -> Exception:
         place = [int(i) for i in (~torch.isfinite(tensor)).nonzero()[0]]

@@ -41,13 +41,13 @@ def array_of(tensor: Tensor) -> Array:
     tensor = tensor.detach()
     if tensor.is_neg() or tensor.is_conj():
         tensor = tensor.resolve_neg().resolve_conj()
-    _check_storage(tensor)
+    check_storage(tensor)
     if tensor.dtype is torch.bfloat16:
         tensor = tensor.view(torch.uint16)
     return tensor.numpy()
 
 
-def _check_storage(tensor: Tensor) -> None:
+def check_storage(tensor: Tensor) -> None:
     """Refuse a view of memory that has been freed, as by resizing its storage to 0."""
     if (tensor.is_contiguous() and has_memory(tensor)) or tensor.numel() == 0:
         return
@@ -85,7 +85,7 @@ def lent_array_of(tensor: Tensor) -> Array:
     tensor = tensor.detach()
     if tensor.is_neg() or tensor.numel() == 0:
         return array_of(tensor)
-    _check_storage(tensor)
+    check_storage(tensor)
     return np.asarray(_Lent(tensor))
 
 
