@@ -121,8 +121,10 @@ class Batch:
 
 def batched(*tensors: Tensor | None) -> bool:
     """Return whether ``is_grads_batched=True`` stacks several upstream gradients: an older kind of vmap."""
-    legacy = torch._C._functorch.is_legacy_batchedtensor
-    return any(t is not None and legacy(t) for t in tensors)
+    for tensor in tensors:
+        if tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor):
+            return True
+    return False
 
 
 def differentiable(outputs: RowValues, upstream: tuple[Any, ...], inputs: list[Any], needs: list[bool]) -> list[Any]:

@@ -83,7 +83,8 @@ def linear_cross_entropy(
     Notes
     -----
     For ``mean`` and ``sum`` the gradients are made in the forward pass, and only those of tensors that require one; for
-    ``none`` the tiles are computed again in the backward pass.  A weight of the shape (C, d_1, …, D) is taken as
+    ``none``, and where an option or a weight is followed by derivatives, the tiles are computed again in the backward
+    pass.  A weight of the shape (C, d_1, …, D) is taken as
     PyTorch takes it, by way of its logits; so are second derivatives, forward mode and ``torch.func``.  The gradient of
     half-precision weights is added up in float32, and stays so, over micro-batches too, with
     ``linear_weight.grad_dtype = torch.float32``.  A weight that is a DTensor, sharded by its classes, or

@@ -73,9 +73,10 @@ def cross_entropy(
 
     Notes
     -----
-    Derivatives of any order, forward mode and ``torch.func`` work; by ``weight``, ``sample_weight``, ``temperature``,
-    ``logit_scale`` and soft targets as well as by the input.  Tensors that are not on the CPU, and derivatives by
-    weights or temperatures, are computed in PyTorch's own operations.  A DTensor, sharded by rows,
+    Derivatives of any order, forward mode and ``torch.func`` work, by the input, soft targets, weights and every
+    numeric option that is a tensor.  The CPU kernels compute the loss, and first derivatives by the input, by
+    ``logit_scale``, ``softcap``, ``temperature``, ``z_loss``, ``sample_weight`` and the ``weight`` of labels; other
+    derivatives, transforms, devices and subclasses of Tensor take PyTorch's operations.  A DTensor, sharded by rows,
     by classes or both, gives a DTensor, by way of `softgrad.torch.parallel`.
 
     Examples

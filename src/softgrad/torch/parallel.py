@@ -193,7 +193,7 @@ def vocab_parallel_linear_cross_entropy(
     -----
     Where the logits of all rows fit into ``max_memory`` they are kept for the backward pass; otherwise it makes them
     again, a tile of rows at a time, which is four matrix products instead of three.  Second derivatives, and
-    derivatives by weights, temperatures and soft targets, go by way of this rank's logits.  ``weight`` is this rank's
+    derivatives by soft targets and class weights, go by way of this rank's logits.  ``weight`` is this rank's
     slice of class weights.  In half precision each rank's part of the gradient of ``x`` is summed in float32, and
     rounded once.
 
