@@ -121,7 +121,7 @@ class Batch:
 
 def batched(*tensors: Tensor | None) -> bool:
     """Return whether ``is_grads_batched=True`` stacks several upstream gradients: an older kind of vmap."""
-    for tensor in tensors:
+    for tensor in tensors:  # noqa: SIM110 - a generator costs as much as a small batch
         if tensor is not None and torch._C._functorch.is_legacy_batchedtensor(tensor):
             return True
     return False
