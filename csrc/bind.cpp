@@ -634,7 +634,6 @@ NB_MODULE(_native, m) {
   using nb::arg;
   bind_pool(m);
   selected.store(available()[0]);
-  nb::set_leak_warnings(false);  // records and enumerations that a module of the program keeps to its end
   m.attr("tile") = tile;
   m.attr("panel") = panel;
   m.attr("statistics_size") = sizeof(Statistics);

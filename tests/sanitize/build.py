@@ -1,5 +1,7 @@
 """Compile csrc/ and the sources here with sanitizers into a folder: ``python build.py FOLDER COMPILER VARIANT…``.
 
+The folder then holds ``run``, a program without Python (main.cpp), and ``extension.so``, the native module.
+
 It takes a minute or two of one processor.  Of the processes that share the tests (pytest-xdist) one builds and the
 others wait for it.
 The baseline, which has every line of the kernels, gets both sanitizers; the wider variants, which are the same lines
@@ -13,6 +15,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +23,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parents[1] / "csrc"
 PROGRAM = [HERE / "main.cpp", HERE / "layer.cpp"]
+BINDING = [CSRC / name for name in ("bind.cpp", "bind_pool.cpp", "blas.cpp", "pool.cpp")]
 ADDRESS = ["-fsanitize=address"]
 BOTH = [
     "-fsanitize=address,shift,signed-integer-overflow,integer-divide-by-zero,bounds,float-cast-overflow,bool,enum",
     "-fno-sanitize-recover=all",
 ]
-COMMON = ["-std=c++17", "-O1", "-g1", "-fno-omit-frame-pointer", "-Wno-psabi", f"-I{CSRC}"]
+COMMON = ["-std=c++17", "-O1", "-g1", "-fPIC", "-fno-omit-frame-pointer", "-Wno-psabi", f"-I{CSRC}"]
 VARIANTS = {
     "baseline": BOTH,
     "avx2": [*ADDRESS, "-mavx2", "-mfma", "-mf16c"],
@@ -50,25 +54,32 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 def build(folder: Path, compiler: str, variants: list[str]) -> int:
-    """Compile and link; the program appears under its name when it is complete."""
+    """Compile and link; the products appear under their names when they are complete, the program last."""
+    import nanobind
+
     define = ["-DSOFTGRAD_X86"] if len(variants) > 1 else []
-    units = [(CSRC / f"kernels_{name}.cpp", VARIANTS[name]) for name in variants]
-    units += [(source, BOTH) for source in (CSRC / "dispatch.cpp", *PROGRAM)]
-    objects = []
+    source_dir = Path(nanobind.source_dir())
+    python = [f"-I{folder}" for folder in (sysconfig.get_path("include"), nanobind.include_dir())]
+    python += [f"-I{source_dir.parent}/ext/robin_map/include", "-DNDEBUG", "-fno-strict-aliasing"]
+    kernels = [(CSRC / f"kernels_{name}.cpp", VARIANTS[name]) for name in variants] + [(CSRC / "dispatch.cpp", BOTH)]
+    units = [*kernels, *((source, BOTH) for source in PROGRAM), *((source, [*BOTH, *python]) for source in BINDING)]
+    units.append((source_dir / "nb_combined.cpp", python))
     with alone(folder), tempfile.TemporaryDirectory(dir=folder) as scratch:
         if (folder / "run").exists():
             return 0
+        objects = {source: f"{scratch}/{source.stem}.o" for source, _ in units}
         for source, flags in units:
-            objects.append(f"{scratch}/{source.stem}.o")
-            done = subprocess.run(
-                [compiler, *COMMON, *define, *flags, "-c", str(source), "-o", objects[-1]], check=False
-            )
-            if done.returncode:
-                return done.returncode
-        done = subprocess.run([compiler, *BOTH, *objects, "-o", f"{scratch}/run"], check=False)
-        if done.returncode == 0:
-            Path(scratch, "run").rename(folder / "run")
-        return done.returncode
+            command = [compiler, *COMMON, *define, *flags, "-c", str(source), "-o", objects[source]]
+            if code := subprocess.run(command, check=False).returncode:
+                return code
+        shared = [objects[source] for source, _ in kernels]
+        whole = [*BINDING, source_dir / "nb_combined.cpp"]
+        for name, parts, how in (("extension.so", whole, ["-shared", "-pthread", "-ldl"]), ("run", PROGRAM, [])):
+            command = [compiler, *BOTH, *shared, *(objects[part] for part in parts), *how, "-o", f"{scratch}/{name}"]
+            if code := subprocess.run(command, check=False).returncode:
+                return code
+            Path(scratch, name).rename(folder / name)
+        return 0
 
 
 if __name__ == "__main__":

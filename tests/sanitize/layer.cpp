@@ -149,9 +149,9 @@ void curvature(const Shape& s, bool weighted) {
   ++calls;
 }
 
-// The features are the rows of the dense matrix; the last row of it and the last stored number are used.  `apart`: from
-// one row of it to the next; `half`: in bfloat16.
-template <class I> void sparse(const Shape& s, int64_t apart, bool half) {
+// The features are the rows of the dense matrix; the last row of it and the last stored number are used.  `readable`: its
+// columns, with `gap` elements between rows that no kernel may read; `half`: in bfloat16.
+template <class I> void sparse(const Shape& s, int64_t readable, int64_t gap, bool half) {
   std::vector<int64_t> at, ends = {0};
   for (int64_t i = 0; i < s.rows; ++i) {
     const int64_t count = i % 4 == 1 ? 0 : i % 4 == 2 ? 1 : 13 + i % 7;  // more than are fetched ahead
@@ -160,14 +160,14 @@ template <class I> void sparse(const Shape& s, int64_t apart, bool half) {
   }
   const int64_t stored = int64_t(at.size());
   const Storage kind = half ? Storage::bfloat16 : s.arithmetic;
-  Matrix data(s.storage, 1, stored, stored, 0), dense(kind, s.features, s.cols, apart, 0);
+  Matrix data(s.storage, 1, stored, stored, 0), dense(kind, s.features, s.cols, readable, gap);
   Matrix out(s.arithmetic, s.rows, s.cols, s.cols, s.gap);
   Block indices(size_t(stored) * sizeof(I)), indptr(ends.size() * sizeof(I));
   for (size_t n = 0; n < at.size(); ++n) indices.as<I>()[n] = I(at[n]);
   for (size_t n = 0; n < ends.size(); ++n) indptr.as<I>()[n] = I(ends[n]);
   const std::string before = data.block.copy() + indices.copy() + indptr.copy() + dense.block.copy();
   bool good = s.k.sparse(s.arithmetic, s.storage, kind, data.block.data, indices.data, stored, indptr.data, sizeof(I) == 8,
-                         s.rows, dense.block.data, s.features, dense.stride, s.cols, out.block.data, out.stride);
+                         s.rows, dense.block.data, s.features, dense.stride, readable, s.cols, out.block.data, out.stride);
   for (int64_t i = 0; i < s.rows; ++i)
     for (int64_t j = 0; j < s.cols; ++j) {
       double sum = 0, terms = 0;
@@ -197,8 +197,9 @@ void layer(const Kernels& k) {
             if (rows < 64 || count == 33) scores(s), back(s);
           }
           s.features = 19;
-          sparse<int32_t>(s, cols + s.gap, false), sparse<int64_t>(s, up_to(cols, widest_lanes), false);
-          if (types[0] == Storage::float32) sparse<int32_t>(s, up_to(cols, 16), true), sparse<int32_t>(s, up_to(cols, 32), true);
+          sparse<int32_t>(s, cols, s.gap, false), sparse<int64_t>(s, up_to(cols, widest_lanes), 0, false);
+          if (types[0] == Storage::float32)
+            sparse<int32_t>(s, up_to(cols, 16), s.gap, true), sparse<int32_t>(s, up_to(cols, 32), 0, true);
           if (types[0] == types[1]) curvature(s, false), curvature(s, true);
         }
 }
@@ -213,5 +214,5 @@ void overrun_layer(const Kernels& k, const std::string& kernel) {
   if (kernel == "back") k.back(d, d, g.block.data, 8, 5, x.block.data + 8, 17, 3, 17, total.block.data, 17, sums.block.as<double>());
   if (kernel == "curvature") k.curvature(d, b.block.data, 5, nullptr, sums.block.data + 8, 5, 1, 5);
   if (kernel == "sparse") 
-    k.sparse(d, d, d, b.block.data, indices.data, 1, ends.data, true, 1, sums.block.data + 8, 1, 5, 5, b.block.data, 16);
+    k.sparse(d, d, d, b.block.data, indices.data, 1, ends.data, true, 1, sums.block.data + 8, 1, 5, 5, 5, b.block.data, 16);
 }

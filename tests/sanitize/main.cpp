@@ -35,6 +35,40 @@ struct Case {
   int options;  // bits, see below
 };
 
+// The same rows as three slices of their classes: one column, none of the label's, the rest.
+void slices(const Kernels& k, const Problem& p, Block& vectors, Block& grad, const Block& whole) {
+  const int64_t edges[] = {0, 1, p.cols / 2, p.cols};
+  Block merged(p.rows * sizeof(Statistics)), part(p.rows * sizeof(Statistics));
+  const auto slice = [&](int at) {
+    Problem q = p;
+    const int64_t lo = edges[at], item = size_of(p.storage);
+    q.first = lo, q.cols = edges[at + 1] - lo;
+    q.logits = static_cast<const char*>(p.logits) + lo * item;
+    if (p.class_weight) q.class_weight = static_cast<const char*>(p.class_weight) + lo * (p.storage == Storage::float64 ? 8 : 4);
+    if (p.target == TargetKind::dense) q.values = static_cast<const char*>(p.values) + lo * size_of(p.value_storage);
+    return q;
+  };
+  for (int at = 0; at < 3; ++at) {
+    if (edges[at] == edges[at + 1]) continue;
+    const Problem q = slice(at);
+    expect(k.totals(q).bad == -1, "a label of another slice was refused", k, q);
+    k.statistics(q, 0, q.rows, 0, q.cols, true, (at ? part : merged).as<Statistics>());
+    if (at) k.merge(q, merged.as<Statistics>(), part.as<Statistics>(), q.rows);
+  }
+  Outputs out = {};
+  out.loss = vectors.as<double>(), out.argmax = reinterpret_cast<int64_t*>(out.loss + p.rows);
+  k.finish(slice(0), out, merged.as<Statistics>(), 0, p.rows);
+  const double* loss = reinterpret_cast<const double*>(whole.data);
+  for (int64_t i = 0; i < p.rows; ++i)
+    if (std::isfinite(loss[i]))
+      expect(std::fabs(out.loss[i] - loss[i]) <= 1e-4 * (1 + std::fabs(loss[i])), "the loss of slices differs", k, p);
+  for (int at = 0; at < 3; ++at) {
+    if (edges[at] == edges[at + 1]) continue;
+    out.grad = grad.data + edges[at] * size_of(p.storage), out.grad_stride = p.stride;
+    k.gradient(slice(at), out, merged.as<Statistics>(), 0, p.rows, 0, edges[at + 1] - edges[at]);
+  }
+}
+
 void run(const Kernels& k, const Case& c, double* fingerprint) {
   state = 88172645463325252ull;
   guarded = !guarded;
@@ -53,7 +87,7 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
     }
 
   Problem p = {};
-  p.logits = logits.data, p.rows = c.rows, p.cols = c.cols, p.stride = stride, p.storage = c.type;
+  p.logits = logits.data, p.rows = c.rows, p.cols = p.classes = c.cols, p.stride = stride, p.storage = c.type;
   p.target = c.target, p.label_bytes = c.label_bytes, p.label_signed = c.label_signed;
   p.width = c.target == TargetKind::sparse ? 3 : 1, p.label_stride = p.width, p.value_stride = p.width;
   p.value_storage = c.options & 1 ? Storage::bfloat16 : c.options & 2 ? Storage::float16 : c.options & 4 ? Storage::float64 : Storage::float32;
@@ -86,9 +120,19 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
   p.temperature = c.options & 64 ? 0.7 : 1.0;
   p.z_loss = c.options & 128 ? 0.01 : 0.0;
   p.ce_factor = 0.25, p.z_factor = 0.5;
-  const bool by_products = (c.options & 256) != 0, stream = (c.options & 512) != 0;
+  Block upstream(3 * c.rows * 8);
+  for (int64_t i = 0; i < 3 * c.rows; ++i) upstream.as<double>()[i] = uniform() - 0.5;
+  if (c.options & 1024) {
+    p.has_upstream = true;
+    p.ce_upstream = upstream.as<double>(), p.lse_upstream = p.ce_upstream + c.rows;
+    if (c.options & 256) p.entropy_upstream = p.lse_upstream + c.rows;
+  }
+  const bool by_products = (c.options & 256) != 0, stream = (c.options & 512) != 0, sums = (c.options & 1024) != 0;
 
-  const std::string before = logits.copy() + labels.copy() + values.copy() + weight.copy() + row_weight.copy();
+  const auto inputs = [&] {
+    return logits.copy() + labels.copy() + values.copy() + weight.copy() + row_weight.copy() + upstream.copy();
+  };
+  const std::string before = inputs();
   const Totals totals = k.totals(p);
   expect(totals.bad == -1, "a good label was refused", k, p);
 
@@ -100,6 +144,7 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
       out.log_prob = d + 2 * c.rows, out.entropy = d + 3 * c.rows;
       out.argmax = reinterpret_cast<int64_t*>(d + 4 * c.rows), out.rank = reinterpret_cast<int64_t*>(d + 5 * c.rows);
     }
+    if (sums) out.along = d + 6 * c.rows, out.slope = d + 7 * c.rows;
     return out;
   };
   const auto gaps_untouched = [&](Block& b, int fill) {
@@ -108,18 +153,18 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
         if (b.data[x] != char(fill)) return false;
     return true;
   };
-  Block vectors(6 * c.rows * 8), grad(span * item, 0x22);
+  Block vectors(8 * c.rows * 8), grad(span * item, 0x22);
   k.rows(p, outputs(vectors, grad), 0, c.rows);
   expect(gaps_untouched(grad, 0x22), "written between rows", k, p);
 
-  Block halves(6 * c.rows * 8), half_grad(span * item, 0x22);  // the rows in two ranges
+  Block halves(8 * c.rows * 8), half_grad(span * item, 0x22);  // the rows in two ranges
   const Outputs half = outputs(halves, half_grad);
   k.rows(p, half, 0, c.rows / 2), k.rows(p, half, c.rows / 2, c.rows);
   expect(same(Storage::float64, halves, vectors) && same(c.type, half_grad, grad), "row ranges differ from the whole", k, p);
 
   if (c.rows) {  // the columns in panels, merged: the same bits, except for the narrow path's own order
     Block stats(c.rows * sizeof(Statistics)), part(c.rows * sizeof(Statistics));
-    Block split(6 * c.rows * 8), split_grad(span * item, 0x22);
+    Block split(8 * c.rows * 8), split_grad(span * item, 0x22), kept(2 * c.rows * 8);
     const Outputs out = outputs(split, split_grad);
     for (int64_t col = 0; col < c.cols; col += panel) {
       const int64_t end = col + panel < c.cols ? col + panel : c.cols;
@@ -127,25 +172,38 @@ void run(const Kernels& k, const Case& c, double* fingerprint) {
       if (col) k.merge(p, stats.as<Statistics>(), part.as<Statistics>(), c.rows);
     }
     k.finish(p, out, stats.as<Statistics>(), 0, c.rows);
-    for (int64_t col = 0; col < c.cols; col += panel)
+    double* const total = kept.as<double>();
+    for (int64_t col = 0; col < c.cols; col += panel) {
       k.gradient(p, out, stats.as<Statistics>(), 0, c.rows, col, col + panel < c.cols ? col + panel : c.cols);
+      for (int64_t i = 0; sums && i < 2 * c.rows; ++i) total[i] = col ? total[i] + out.along[i] : out.along[i];
+    }
+    if (sums) std::memcpy(out.along, total, size_t(2 * c.rows) * 8);
     if (c.cols > 32)
       expect(same(Storage::float64, split, vectors) && same(c.type, split_grad, grad), "columns split differ", k, p);
     for (int64_t a = 0; a + 1 < c.cols && c.cols < 200; a += 7) {  // any range of columns
       k.statistics(p, 0, c.rows, a, c.cols, by_products, part.as<Statistics>());
       k.gradient(p, out, stats.as<Statistics>(), c.rows - 1, c.rows, a, c.cols);
     }
+    if (c.cols > 2) slices(k, p, split, split_grad, vectors);
   }
 
+  p.has_upstream = false;
   Block vector(span * item), product(span * item, 0x33), distribution(span * item, 0x44);
   for (int64_t i = 0; i < span; ++i) put(c.type, vector.data, i, uniform() - 0.5);
   k.product(p, vector.data, stride, product.data, stride, 0, c.rows);
   expect(gaps_untouched(product, 0x33), "product written between rows", k, p);
-  k.distribution(p, false, distribution.data, stride, 0, c.rows);
-  k.distribution(p, true, distribution.data, stride, 0, c.rows);
+  k.distribution(p, false, distribution.data, stride, nullptr, 0, c.rows, 0, c.cols);
+  Block stats(c.rows * sizeof(Statistics)), again(span * item, 0x44);
+  k.statistics(p, 0, c.rows, 0, c.cols, false, stats.as<Statistics>());
+  for (int64_t col = 0; col < c.cols; col += 2048)
+    k.distribution(p, false, again.data, stride, stats.as<Statistics>(), 0, c.rows, col, col + 2048 < c.cols ? col + 2048 : c.cols);
+  if (c.cols > 32 && !p.row_weight && c.target != TargetKind::labels)
+    expect(same(c.type, again, distribution), "a distribution from statistics differs", k, p);
+  k.distribution(p, true, distribution.data, stride, nullptr, 0, c.rows, 0, c.cols);
   expect(gaps_untouched(distribution, 0x44), "distribution written between rows", k, p);
-  expect(logits.copy() + labels.copy() + values.copy() + weight.copy() + row_weight.copy() == before, "input changed", k, p);
+  expect(inputs() == before, "input changed", k, p);
 
+  p.has_upstream = (c.options & 1024) != 0;
   Outputs own = outputs(vectors, grad);  // in place, last: over the logits, and the product over its vector
   const std::string fresh = grad.copy();
   own.grad = logits.data, own.stream = false;
@@ -170,7 +228,7 @@ void bad_labels(const Kernels& k) {
         std::memcpy(&seen, labels.data + 2 * bytes, bytes);
         if (seen < 5) continue;  // cut to a width in which it is a label
         Problem p = {};
-        p.logits = logits.data, p.rows = 4, p.cols = p.stride = 5, p.storage = Storage::float32, p.target = TargetKind::labels;
+        p.logits = logits.data, p.rows = 4, p.cols = p.classes = p.stride = 5, p.storage = Storage::float32, p.target = TargetKind::labels;
         p.labels = labels.data, p.label_bytes = bytes, p.label_signed = is_signed, p.label_stride = 1;
         p.scale = p.temperature = 1;
         expect(k.totals(p).bad == 2, "a bad label passed", k, p);
@@ -189,7 +247,7 @@ int main(int argc, char** argv) {
       // float64, because its last columns are read one by one: on the heap the sanitizer does not see masked loads.
       Block logits(36 * 8), vectors(8);
       Problem p = {};
-      p.logits = logits.data, p.rows = 1, p.cols = p.stride = 37, p.storage = Storage::float64, p.scale = p.temperature = 1;
+      p.logits = logits.data, p.rows = 1, p.cols = p.classes = p.stride = 37, p.storage = Storage::float64, p.scale = p.temperature = 1;
       Outputs out = {};
       out.lse = vectors.as<double>();
       (*k)->rows(p, out, 0, 1);
@@ -198,7 +256,8 @@ int main(int argc, char** argv) {
   }
   const int64_t widths[] = {1, 2, 3, 7, 8, 15, 17, 31, 32, 33, 63, 65, 100, 2047, 2049, 4099};
   const int sets[] = {0, 1, 2, 4, 4 + 8, 16, 32, 64, 128, 256, 512, 1 + 4 + 256, 32 + 4 + 8 + 1, 32 + 128 + 256,
-                      16 + 32 + 64, 16 + 256, 255, 511, 1023 - 16, 512 + 2, 8 + 4 + 16};
+                      16 + 32 + 64, 16 + 256, 255, 511, 1023 - 16, 512 + 2, 8 + 4 + 16, 1024, 1024 + 256, 1024 + 256 + 32 + 16,
+                      1024 + 256 + 4 + 8 + 1};
   const int kinds[][2] = {{8, 1}, {4, 1}, {2, 1}, {1, 1}, {1, 0}, {2, 0}, {4, 0}, {8, 0}};
   int variants = 0;
   std::vector<double> first;
@@ -220,7 +279,7 @@ int main(int argc, char** argv) {
           }
     for (Storage type : {Storage::float32, Storage::float64, Storage::bfloat16, Storage::float16}) {
       double print = 0;
-      for (int options : {0, 4 + 256, 32 + 128}) run(**k, {type, TargetKind::labels, 2, 2 * panel + 5, 0, plain, 8, true, options}, &print);
+      for (int options : {0, 4 + 256, 32 + 128, 1024 + 256, 1024 + 32 + 64}) run(**k, {type, TargetKind::labels, 2, 2 * panel + 5, 0, plain, 8, true, options}, &print);
       run(**k, {type, TargetKind::dense, 1, panel + 1, 0, masked, 8, true, 1 + 4 + 8}, &print);
       for (TargetKind target : {TargetKind::none, TargetKind::labels, TargetKind::dense, TargetKind::sparse})
         for (int64_t cols : {3, 40, 2100}) run(**k, {type, target, 0, cols, 0, plain, 4, true, 0}, &print);  // no rows

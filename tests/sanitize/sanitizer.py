@@ -21,13 +21,18 @@ NATIVE = tuple(name for name in backend.available() if name != "numpy")
 REQUIRED = bool(NATIVE) or os.environ.get("SOFTGRAD_REQUIRE_NATIVE") == "1"
 
 
+def compiler() -> str:
+    """Return the C++ compiler; fail without one."""
+    found = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
+    assert found, "no C++ compiler: the sanitizer run needs the one that built the kernels"
+    return found
+
+
 def build(config: pytest.Config) -> Path:
-    """Compile the program, or find it in pytest's cache under a hash of its sources; fail without a compiler."""
+    """Compile the program and the extension beside it, or find them in pytest's cache under a hash of their sources."""
     script = runpy.run_path(str(SCRIPT))
     names = list(script["VARIANTS"]) if platform.machine().lower() in ("x86_64", "amd64") else ["baseline"]
-    compiler = next((c for c in (os.environ.get("CXX"), "g++", "clang++") if c and shutil.which(c)), None)
-    assert compiler, "no C++ compiler: the sanitizer run needs the one that built the kernels"
-    digest = hashlib.sha256(repr((compiler, names)).encode())
+    digest = hashlib.sha256(repr((compiler(), names, sys.version)).encode())
     for source in script["sources"]():
         digest.update(source.read_bytes())
     cache = getattr(config, "cache", None)  # absent with `-p no:cacheprovider`
@@ -37,7 +42,7 @@ def build(config: pytest.Config) -> Path:
     if not program.exists():
         folder.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            [sys.executable, str(SCRIPT), str(folder), compiler, *names],
+            [sys.executable, str(SCRIPT), str(folder), compiler(), *names],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

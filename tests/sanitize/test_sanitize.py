@@ -1,13 +1,14 @@
-"""The kernels under the address and undefined-behaviour sanitizers: compiled without Python, and run."""
+"""The kernels and the native module under the address and undefined-behaviour sanitizers."""
 
 from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from sanitizer import NATIVE, REQUIRED
+from sanitizer import NATIVE, REQUIRED, compiler
 
 pytestmark = [
     pytest.mark.exhaustive,  # compiles for minutes
@@ -38,3 +39,25 @@ def test_one_element_too_many_is_noticed(name: str, kernel: str, where: tuple[st
     done = run(program, "overrun", name, kernel, *where)
     assert done.returncode != 0
     assert "AddressSanitizer" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("garbage", "3", "400"), ("race", "6")], ids=["garbage", "race"])
+def test_the_native_module_runs_clean(program: Path, arguments: tuple[str, ...]) -> None:
+    """Wrong arguments, and arrays that other threads change, in a process that preloads the sanitizer."""
+    libraries = [
+        subprocess.run(
+            [compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so")
+    ]
+    environment = {
+        **os.environ, "LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0", "PYTHONMALLOC": "malloc",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+    }  # fmt: skip
+    script = Path(__file__).resolve().parents[1] / "core" / "garbage.py"
+    command = [sys.executable, "-W", "ignore::RuntimeWarning", str(script), str(program.with_name("extension.so"))]
+    done = subprocess.run(
+        [*command, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, (done.stdout[-1000:], done.stderr[-4000:])
+    assert len(done.stdout.splitlines()) > (40 if arguments[0] == "garbage" else 0)
