@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -104,6 +105,54 @@ def test_the_column_split_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     softgrad.cross_entropy_with_grad(np.zeros((2, 100_001), np.float32), [0, 1], n_threads=2)
     panels = -(-100_001 // backend.kernels().panel)
     assert counts == [panels, panels]  # statistics, then gradient
+
+
+def test_long_rows_and_batches_are_cut_for_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C is answered between blocks: none has more than two million logits, of whatever shape they are."""
+    if backend.current() == "numpy":
+        return
+    counts: list[int] = []
+    original = threads.run_blocks
+
+    def counting(work: Any, count: int, n_threads: int) -> None:
+        counts.append(count)
+        original(work, count, n_threads)
+
+    monkeypatch.setattr(schedule, "run_blocks", counting)
+    panels = -(-5_000_000 // backend.kernels().panel)
+    row = np.zeros((1, 5_000_000), np.float16)
+    both = functools.partial(softgrad.cross_entropy_with_grad, targets=[0])
+    for call, passes in ((softgrad.logsumexp, 1), (softgrad.softmax, 2), (both, 2)):
+        counts.clear()
+        call(row, n_threads=1)
+        assert counts == [panels] * passes
+        counts.clear()
+        call(np.zeros((1, 1_000_000), np.float16), n_threads=1)
+        assert counts == []
+    counts.clear()
+    softgrad.logsumexp(np.broadcast_to(row[:, :1000], (50_000, 1000)), n_threads=1)
+    assert counts == [25]
+
+
+def test_an_interrupt_ends_a_single_threaded_call() -> None:
+    """In a small part of the time that the call takes."""
+    code = """
+import _thread, threading, time, numpy as np, softgrad
+o = np.broadcast_to(np.linspace(-9, 9, 100_000, dtype=np.float32), (20_000, 100_000))  # 8 GB, read from 400 kB
+times = []
+def interrupt():
+    time.sleep(0.2)
+    times.append(time.perf_counter())
+    _thread.interrupt_main()
+threading.Thread(target=interrupt, daemon=True).start()
+try:
+    softgrad.logsumexp(o, softcap=5.0, n_threads=1)
+    print("not interrupted")
+except KeyboardInterrupt:
+    print(time.perf_counter() - times[0])
+"""
+    done = run(code)
+    assert float(done.stdout) < 0.2, done
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])

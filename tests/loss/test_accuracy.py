@@ -170,6 +170,47 @@ def test_cancellation_that_the_usual_formula_suffers() -> None:
     assert float(loss) == pytest.approx(float(np.log1p(np.exp(-3.0))), rel=0, abs=6e-8)
 
 
+@pytest.mark.parametrize("columns", [2, 5, 32, 33, 100, 2048, 2049, 5000, 70_000])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_loss_near_zero_keeps_its_digits(dtype: str, columns: int, instruction_set: str) -> None:
+    """log(1 + r) to 8 ULP for distances that are exact, however small r is and wherever the peak lies."""
+    random, wide = np.random.default_rng(columns), "float64" if dtype == "float64" else "float32"
+    largest = 680 if dtype == "float64" else 80
+    at = sorted({0, columns - 1, *(int(k) for k in random.integers(columns, size=4))})
+    d = np.full((len(at) + 1, columns), -np.inf)
+    for row, k in enumerate(at):
+        d[row] = -random.integers(20, largest, columns)
+        d[row, random.random(columns) < 0.3] = -np.inf
+        d[row, (k + 1) % columns] = -40  # [0, −40] of two columns
+        d[row, k] = 0
+    d[-1, [0, 1]] = 0, -1  # a large one as well
+    peaks = np.array([*at, 0])
+    exact = np.log1p(np.exp(np.where(d == 0, -np.inf, d)).sum(axis=1))
+    masked = np.isinf(d)
+    scaled, capped = -0.5 * np.where(masked, 0, d), 1e4 * np.arctanh(np.where(masked, 0, d) / 1e4)
+    scaled[masked], capped[masked] = np.inf, -np.inf
+    cases: list[tuple[Any, dict[str, Any], float]] = [(d, {}, 8), (scaled, {"logit_scale": -2.0}, 8)]
+    if dtype == "float64":  # a softcap rounds the distances: d ULP of exp(−d)
+        cases.append((capped, {"softcap": 1e4}, 3 * largest))
+    for o, options, units in cases:
+        o = o.astype(DTYPES[dtype])
+        for n_threads in (1, 2):
+            stats = softgrad.prediction_stats(o, peaks, n_threads=n_threads, **options)
+            loss = {"reduction": "none", "n_threads": n_threads, **options}
+            found = {
+                "lse": softgrad.logsumexp(o, n_threads=n_threads, **options),
+                "loss": softgrad.cross_entropy(o, peaks, **loss),
+                "loss with gradient": softgrad.cross_entropy_with_grad(o, peaks, **loss)[0],
+                "stats.lse": stats.lse,
+                "stats.log_prob": -stats.log_prob,
+            }
+            if dtype == wide:  # half precision rounds its own results
+                found["log_softmax"] = -softgrad.log_softmax(o, n_threads=n_threads, **options)[range(len(d)), peaks]
+            for name, value in found.items():
+                off = error(value, exact) / ulp(exact, wide)
+                assert (off <= units).all(), (name, options, off)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_gradient_of_a_half_type_is_rounded_once(dtype: str, instruction_set: str) -> None:
     """S_y − 1 for S_y → 1: rounding S_y to the half type first would leave 0 or a whole ULP of 1."""

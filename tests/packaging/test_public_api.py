@@ -9,6 +9,7 @@ import inspect
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -321,3 +322,18 @@ def test_build_asks_for_no_openmp_and_no_native_tuning() -> None:
     assert "add_variant" in text
     for word in ("OpenMP", "fopenmp", "march=native", "ffast-math", "FetchContent", "ExternalProject"):
         assert word not in text
+
+
+def test_native_module_is_hardened() -> None:
+    """Stack protection, and relocations that are resolved at load and read-only from then on."""
+    native = backend.native()
+    if native is None or not sys.platform.startswith("linux"):
+        return
+    data = Path(native.__file__).read_bytes()
+    assert b"__stack_chk_fail" in data
+    start, size, count = struct.unpack_from("<Q", data, 32)[0], *struct.unpack_from("<HH", data, 54)
+    headers = [struct.unpack_from("<IIQQQQQQ", data, start + i * size) for i in range(count)]
+    assert any(kind == 0x6474E552 for kind, *_ in headers), "no PT_GNU_RELRO"
+    offset, length = next((h[2], h[5]) for h in headers if h[0] == 2)  # PT_DYNAMIC
+    flags = dict(struct.iter_unpack("<QQ", data[offset : offset + length]))
+    assert flags.get(0x1E, 0) & 8, "no BIND_NOW"

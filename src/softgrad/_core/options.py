@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import operator
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from textwrap import indent
@@ -98,27 +99,33 @@ class LossOptions(TransformOptions, total=False):
     reduction: Reduction
 
 
+def _shown(value: Any) -> str:
+    """Return a value for a message, on one line."""
+    return reprlib.repr(" ".join(repr(value).split()))[1:-1] if hasattr(value, "ndim") else repr(value)
+
+
 def _number(name: str, value: Any) -> float:
     """Return a number or an array of no dimensions as a float."""
     if type(value) is float:
         return value
-    if not (isinstance(value, str | bytes | np.ma.MaskedArray) or getattr(value, "ndim", 0) != 0):
+    text = isinstance(value, str | bytes) or getattr(getattr(value, "dtype", None), "kind", "f") in "US"
+    if not (text or isinstance(value, np.ma.MaskedArray) or getattr(value, "ndim", 0) != 0):
         try:
             return float(value)
         except (TypeError, ValueError):
             pass
-    raise TypeError(f"{name} must be a number, not {value!r}")
+    raise TypeError(f"{name} must be a number, not {_shown(value)}")
 
 
 def _whole_number(name: str, value: Any) -> int:
     if type(value) is int:
         return value
-    if not (isinstance(value, bool | np.bool_) or getattr(value, "ndim", 0) != 0):
+    if not (isinstance(value, bool | np.bool_ | np.ma.MaskedArray) or getattr(value, "ndim", 0) != 0):
         try:
             return operator.index(value)
         except TypeError:
             pass
-    raise TypeError(f"{name} must be a whole number or None, not {value!r}")
+    raise TypeError(f"{name} must be a whole number or None, not {_shown(value)}")
 
 
 def _truth(name: str, value: Any) -> bool:
@@ -126,7 +133,7 @@ def _truth(name: str, value: Any) -> bool:
         return value
     if getattr(value, "dtype", None) == np.bool_ and value.ndim == 0:
         return bool(value)
-    raise TypeError(f"{name} must be True or False, not {value!r}")
+    raise TypeError(f"{name} must be True or False, not {_shown(value)}")
 
 
 def _finite(value: float) -> bool:
