@@ -29,6 +29,7 @@ def numbers(pattern: str, text: str) -> list[float]:
     return [float(group) for group in groups]
 
 
+@pytest.mark.exhaustive
 def test_gpt(tmp_path: Path) -> None:
     picture = tmp_path / "gpt.png"
     text = run("gpt.py", "--plot", str(picture))

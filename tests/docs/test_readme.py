@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from softgrad.cli import main
+
 README = Path(__file__).parents[2] / "README.md"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -42,14 +44,13 @@ def commands() -> list[str]:
     return [line.removeprefix("$ ") for line in lines if line.startswith("$ softgrad ")]
 
 
-def test_commands_run_in_the_order_of_the_page(tmp_path: Path) -> None:
+def test_commands_run_in_the_order_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     assert {command.split()[1] for command in commands()} == {
         "explain", "fit", "predict", "evaluate", "inspect", "export", "data", "info",
     }  # fmt: skip
     for command in commands():
-        words = [sys.executable, "-m", "softgrad.cli", *shlex.split(command)[1:]]
-        outcome = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-        assert outcome.returncode == 0, f"{command}: {outcome.stderr}"
+        assert main(shlex.split(command)[1:]) == 0, command
     assert (tmp_path / "predicted.csv").exists()
 
 

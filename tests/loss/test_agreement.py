@@ -247,7 +247,7 @@ def test_each_option(rows: int, columns: int, dtype: str, target: str, instructi
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("rows", "columns"), [(7, 10), (5, 33)])
+@pytest.mark.parametrize(("rows", "columns"), [pytest.param(7, 10, marks=pytest.mark.exhaustive), (5, 33)])
 def test_all_pairs_of_options(rows: int, columns: int, dtype: str, target: str, instruction_set: str) -> None:
     check_options(dtype, target, rows, columns, PAIRS)
 
