@@ -98,7 +98,7 @@ def linear_cross_entropy(
     >>> loss = linear_cross_entropy(x, weight, torch.tensor([0, 1, 2, 0]))
     >>> loss.backward()
     >>> loss, weight.grad[0]  # log 3; (S − y)ᵀ x
-    (tensor(1.0986, grad_fn=<LinearCrossEntropyFunctionBackward>), tensor([-0.1667, -0.1667]))
+    (tensor(1.0986, grad_fn=<HeadLossFunctionBackward>), tensor([-0.1667, -0.1667]))
 
     References
     ----------
