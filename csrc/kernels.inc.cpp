@@ -43,7 +43,9 @@ template <class A> struct Distance {
   A reference(A peak) const { return peak == masked ? -sign * std::numeric_limits<A>::max() : peak; }
 };
 
-template <class T, bool Unit, class A = Arithmetic<T>> A find_peak(const T* x, int64_t n, Distance<A> u) {
+// `lane_peaks`: those of the columns by their number modulo `block`, times the sign.
+template <class T, bool Unit, class A = Arithmetic<T>>
+A find_peak(const T* x, int64_t n, Distance<A> u, Pack<A, 4>& lane_peaks) {
   const V<A> low = splat<A>(-infinity<A>);
   Pack<A, 4> m = {{low, low, low, low}};
   each_block<A>(n, [&](int64_t j, int64_t c) FORCE_INLINE {
@@ -51,31 +53,39 @@ template <class T, bool Unit, class A = Arithmetic<T>> A find_peak(const T* x, i
     if (!Unit) v = v * u.sign;
     for (int q = 0; q < 4; ++q) m.v[q] = max_of(v.v[q], m.v[q]);
   });
+  lane_peaks = m;
   return u.sign * max_lanes<A>(max_of(max_of(m.v[0], m.v[1]), max_of(m.v[2], m.v[3])));
 }
 
-// Σ exp d without the 1 of the peak, where the sum is below 2: a loss near 0 is log1p of that.  Only one of the lanes has
-// the peak and has lost digits to it; its columns are summed again.  `lane_sums`: by column modulo `block`.
+// Σ exp d without the 1 of the peak, where the whole is below 2: a loss near 0 is log1p of that.  Only the lane that holds
+// the peak has lost digits to it; its columns are summed again.
 template <class T, class A = Arithmetic<T>>
-NEVER_INLINE double sum_beside_peak(const T* x, int64_t n, Distance<A> u, A peak, Pack<A, 4> lane_sums) {
-  A sums[block<A>], again[tile / block<A> + 1];
-  write(sums, lane_sums, block<A>);
-  int64_t lane = 0;
-  for (int64_t q = 1; q < block<A>; ++q) if (sums[q] >= 1) lane = q;
-  sums[lane] = 0;
-  int64_t count = 0;
-  for (int64_t j = lane; j < n; j += block<A>) {
-    const A d = (A(widen(x[j])) - peak) * u.k;
-    if (d != 0) again[count++] = d;
+NEVER_INLINE double sum_beside_peak(const T* x, int64_t n, Distance<A> u, A peak, const Pack<A, 4>& lane_peaks,
+                                    const Pack<A, 4>& lane_sums) {
+  constexpr int64_t L = lanes<A>;
+  V<A> number, where = {}, rest = {};
+  for (int i = 0; i < L; ++i) number[i] = A(i);
+  for (int64_t q = 0; q < 4; ++q) {
+    const auto has = lane_peaks.v[q] == u.sign * peak;
+    where += has ? number + A(q * L) : V<A>{};
+    rest += has ? V<A>{} : lane_sums.v[q];
   }
-  Pack<A, 4> e = read<A>(sums, block<A>, A(0));
-  each_block<A>(count, [&](int64_t j, int64_t c) FORCE_INLINE { e = e + exp_of(read<A>(again + j, c, -infinity<A>)); });
-  return double(sum_pack(e));
+  if (n > block<A>) {  // or nothing else is in that lane
+    const int64_t lane = int64_t(sum_lanes<A>(where)) & (block<A> - 1);
+    for (int64_t first = lane; first < n; first += L * block<A>) {
+      V<A> v = splat<A>(u.masked);
+      const int64_t count = min_of<int64_t>(L, (n - first + block<A> - 1) / block<A>);
+      for (int64_t i = 0; i < count; ++i) v = number == A(i) ? splat<A>(A(widen(x[first + i * block<A>]))) : v;
+      const V<A> e = exp_of(Pack<A, 1>{{(v - peak) * u.k}}).v[0];
+      rest += e == A(1) ? V<A>{} : e;  // all but the peak
+    }
+  }
+  return double(sum_lanes<A>(rest));
 }
 
 // at_peak and rest: Σ exp d.
 template <class T, bool Unit, bool Moment, bool Keep = false, class A = Arithmetic<T>>
-void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, Statistics& to, A* kept = nullptr) {
+void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, const Pack<A, 4>& lane_peaks, Statistics& to, A* kept = nullptr) {
   Pack<A, 4> s = {}, e = {};
   each_block<A>(n, [&](int64_t j, int64_t c) FORCE_INLINE {
     Pack<A, 4> d = read<A>(x + j, c, u.masked) - peak;
@@ -90,7 +100,7 @@ void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, Statistics& to, A* ke
   });
   const A sum = sum_pack(s);
   to.at_peak = to.peak == double(u.masked) ? 0 : 1;
-  to.rest = to.at_peak != 0 && sum < A(2) ? sum_beside_peak(x, n, u, peak, s) : double(sum) - to.at_peak;
+  to.rest = to.at_peak != 0 && sum < A(2) ? sum_beside_peak(x, n, u, peak, lane_peaks, s) : double(sum) - to.at_peak;
   to.moment = Moment ? double(sum_pack(e)) : std::numeric_limits<double>::quiet_NaN();
 }
 
@@ -264,19 +274,35 @@ inline Wanted wanted(const Problem& p, const Outputs& out) {
   return {out.entropy || bends, out.argmax != nullptr, out.rank && has_rank(p), out.log_prob != nullptr};
 }
 
-// One tile: `x` is the storage, `z` what the loops read (the storage, or the transformed scratch).
+// The first column with the peak.  Only the lanes that hold it are searched, one column in `block`.
+template <class T, class A = Arithmetic<T>>
+int64_t first_at_peak(const T* x, int64_t n, A peak, A sign, const Pack<A, 4>& lane_peaks) {
+  A lane_peak[block<A>];
+  write(lane_peak, lane_peaks, block<A>);
+  int64_t first = n - 1;
+  for (int64_t lane = 0; lane < min_of(block<A>, n); ++lane) {
+    if (lane_peak[lane] != sign * peak) continue;
+    for (int64_t j = lane; j < first; j += block<A>) if (A(widen(x[j])) == peak) first = j;
+  }
+  return first;
+}
+
+// One tile: `x` is the storage, `z` what the loops read (the storage, or the transformed scratch).  Its arg-max matters
+// where it is above `best`.
 template <class T, class Z, class A = Arithmetic<T>>
 Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, int64_t col, int64_t n, Wanted want,
-                           A* kept = nullptr) {
+                           double best, A* kept = nullptr) {
   const Distance<A> u(p);
   Statistics s = nothing(u.k);
   const bool unit = u.k == A(1);
-  const A top = unit ? find_peak<Z, true>(z, n, u) : find_peak<Z, false>(z, n, u), peak = u.reference(top);
+  Pack<A, 4> lane_peaks;
+  const A top = unit ? find_peak<Z, true>(z, n, u, lane_peaks) : find_peak<Z, false>(z, n, u, lane_peaks);
+  const A peak = u.reference(top);
   s.peak = top;
-  if (kept) sum_exp<Z, true, false, true>(z, n, u, peak, s, kept);
-  else if (want.moment) sum_exp<Z, false, true>(z, n, u, peak, s);
-  else if (unit) sum_exp<Z, true, false>(z, n, u, peak, s);
-  else sum_exp<Z, false, false>(z, n, u, peak, s);
+  if (kept) sum_exp<Z, true, false, true>(z, n, u, peak, lane_peaks, s, kept);
+  else if (want.moment) sum_exp<Z, false, true>(z, n, u, peak, lane_peaks, s);
+  else if (unit) sum_exp<Z, true, false>(z, n, u, peak, lane_peaks, s);
+  else sum_exp<Z, false, false>(z, n, u, peak, lane_peaks, s);
 
   A w[tile];
   if (p.smoothing != 0) {
@@ -303,7 +329,9 @@ Statistics tile_statistics(const Problem& p, int64_t i, const T* x, const Z* z, 
   if (want.best) {
     Distance<A> raw(p);
     raw.sign = sign, raw.masked = -sign * infinity<A>;
-    s.best = sign * (p.softcap ? find_peak<T, false>(x, n, raw) : top);
+    const A most = p.softcap ? find_peak<T, false>(x, n, raw, lane_peaks) : top;
+    s.best = sign * most;
+    if (s.best > best) s.argmax = p.first + col + first_at_peak<T>(x, n, most, sign, lane_peaks);
   }
   if (want.rank)
     if (const int64_t y = column_of(p, label_at(p, i * p.label_stride)); y >= 0)
@@ -323,15 +351,9 @@ Statistics panel_statistics(const Problem& p, int64_t i, int64_t lo, int64_t hi,
     Statistics t;
     if (p.softcap) {
       transform_tile<T>(p, row + col, n, z);
-      t = tile_statistics<T, A>(p, i, row + col, z, col, n, want);
+      t = tile_statistics<T, A>(p, i, row + col, z, col, n, want, s.best);
     } else {
-      t = tile_statistics<T, T>(p, i, row + col, row + col, col, n, want, kept);
-    }
-    if (want.best && t.best > s.best) {  // a search, thus only where the tile has a new maximum
-      const A sign = p.scale < 0 ? A(-1) : A(1);
-      int64_t j = 0;
-      while (j + 1 < n && double(sign * A(widen(row[col + j]))) != t.best) ++j;
-      t.argmax = p.first + col + j;
+      t = tile_statistics<T, T>(p, i, row + col, row + col, col, n, want, s.best, kept);
     }
     if (col == lo) s = t; else merge_one(k, s, t);
   }
@@ -385,8 +407,10 @@ inline Row finish_row(const Problem& p, const Statistics& s, double weight, int6
   const double k = distance_scale(p);
   const double others = s.rest + (s.at_peak - 1);  // Σ exp d is 1 + others
   Row r;
+  // The quotient is what the rounding of the sum takes away: log1p, at half its price.
+  const double sum = 1 + others, lost = others < 1 ? others / (sum - 1) : 1;
   if (s.peak == masked_peak(k)) r.log_sum = std::numeric_limits<double>::quiet_NaN();
-  else r.log_sum = others < 1 ? std::log1p(others) : std::log(1 + others);
+  else r.log_sum = sum == 1 ? others : std::log(sum) * lost;
   r.lse = s.peak * k + r.log_sum;
   const double ce = weight * p.ce_factor, z = weight * p.z_factor;
   const double share = p.smoothing == 0 ? 0 : p.smoothing / (p.finite_only ? s.finite : double(p.classes));
@@ -638,7 +662,11 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
   const bool told = p.has_upstream;
   const A ce = A(p.ce_factor), z = A(p.z_loss * p.z_factor), none = std::numeric_limits<A>::quiet_NaN();
   alignas(64) A x[narrow_cols * L];  // columns
-  alignas(64) A weight[L], open[L], live[L], class_share[L], own[L], own_exp[L], loss[L], lse[L], target[L], by_ce[L], by_lse[L];
+  alignas(64) A weight[L], open[L], own[L], own_exp[L], loss[L], lse[L], target[L];
+  alignas(64) A class_share[L], by_ce[L], by_lse[L], told_live[L];
+  const A* const live = told ? told_live : open;
+  const bool weighs = p.has_ignore || p.row_weight;
+  store(class_share, splat<A>(1)), store(weight, splat<A>(1)), store(open, splat<A>(1));
   int64_t label[L];
   for (int64_t first = lo; first < hi; first += L) {
     const int64_t count = min_of(L, hi - first);  // the last block repeats its last row
@@ -646,13 +674,19 @@ void narrow_rows(const Problem& p, const Outputs& out, int64_t lo, int64_t hi) {
     for (int64_t r = 0; r < L; ++r) {
       const int64_t i = first + min_of(r, count - 1);
       const int64_t y = label_at(p, i * p.label_stride);
-      const double a = row_weight(p, i, y);
-      weight[r] = A(a), open[r] = A(a != 0), live[r] = A(a != 0 && !is_silent(p, i));
-      label[r] = max_of<int64_t>(column_of(p, y), 0);  // 0 also for an ignored row, of which nothing is used
-      by_ce[r] = told && p.ce_upstream ? A(p.ce_upstream[i]) : A(0);
-      by_lse[r] = told && p.lse_upstream ? A(p.lse_upstream[i]) : A(0);
+      if (weighs) {
+        const double a = row_weight(p, i, y);
+        weight[r] = A(a), open[r] = A(a != 0);
+      }
+      label[r] = uint64_t(y) < uint64_t(cols) ? y : 0;  // 0 also for an ignored row, of which nothing is used
       own[r] = x[label[r] * L + r];
-      class_share[r] = p.class_weight ? static_cast<const A*>(p.class_weight)[label[r]] : A(1);
+    }
+    for (int64_t r = 0; p.class_weight && r < L; ++r) class_share[r] = static_cast<const A*>(p.class_weight)[label[r]];
+    for (int64_t r = 0; told && r < L; ++r) {
+      const int64_t i = first + min_of(r, count - 1);
+      by_ce[r] = p.ce_upstream ? A(p.ce_upstream[i]) : A(0);
+      by_lse[r] = p.lse_upstream ? A(p.lse_upstream[i]) : A(0);
+      told_live[r] = is_silent(p, i) ? A(0) : open[r];
     }
     V<A> peak = splat<A>(-infinity<A>), rest = {};
     I<A> tops = {};
