@@ -35,11 +35,16 @@ constexpr Element float32{Kind::real, 4}, float64{Kind::real, 8}, int64{Kind::wh
 constexpr Element record{Kind::record, sizeof(Statistics)};
 
 Element element_of(Storage s) {
-  return s == Storage::float32 ? float32 : s == Storage::float64 ? float64 : s == Storage::float16 ? Element{Kind::real, 2} : bits16;
+  switch (s) {
+    case Storage::float32: return float32;
+    case Storage::float64: return float64;
+    case Storage::float16: return {Kind::real, 2};
+    default: return bits16;
+  }
 }
 int size_of(Storage s) { return element_of(s).size; }
 
-// The numbers of a buffer; false for what no kernel reads: foreign byte order, objects, structures of anything but a record.
+// The numbers of a buffer; false for what no kernel reads: foreign byte order, objects, structures other than a record.
 bool element_of(const Py_buffer& view, Element& e) {
   const char* f = view.format ? view.format : "B";
   const int size = int(view.itemsize);
@@ -98,15 +103,18 @@ struct Array {
     if (reinterpret_cast<uintptr_t>(view.buf) % uintptr_t(unit) != 0) refuse("is not aligned");
     if (writable && rows > 1 && std::abs(stride) < cols) refuse("rows overlap");
   }
-  void expect(Element e) const { if (!(element == e)) refuse(std::string("has the wrong format ") + (view.format ? view.format : "B")); }
+  void expect(Element e) const {
+    if (!(element == e)) refuse(std::string("has the wrong format ") + (view.format ? view.format : "B"));
+  }
   void expect(int64_t want_rows, int64_t want_cols) const {
     if (rows == want_rows && cols == want_cols) return;
-    refuse("has shape (" + std::to_string(rows) + ", " + std::to_string(cols) + ") instead of (" + std::to_string(want_rows) +
-           ", " + std::to_string(want_cols) + ")");
+    const auto shape = [](int64_t r, int64_t c) { return "(" + std::to_string(r) + ", " + std::to_string(c) + ")"; };
+    refuse("has shape " + shape(rows, cols) + " instead of " + shape(want_rows, want_cols));
   }
   void expect_contiguous() const { if (rows > 1 && stride != cols) refuse("is not contiguous"); }
 
-  void* matrix(nb::handle object, const char* name_, Element e, int64_t want_rows, int64_t want_cols, bool writable = false) {
+  void* matrix(nb::handle object, const char* name_, Element e, int64_t want_rows, int64_t want_cols,
+               bool writable = false) {
     open(object, name_, writable, 2), expect(e), expect(want_rows, want_cols);
     return view.buf;
   }
@@ -182,11 +190,15 @@ struct OutputRecord {
                nb::handle argmax_, nb::handle rank_, nb::handle entropy_, nb::handle grad_, nb::handle along_,
                nb::handle slope_, bool stream)
       : rows(rows_), cols(cols_), storage(storage_) {
-    const auto real = [&](Array& a, nb::handle h, const char* name) { return static_cast<double*>(a.vector(h, name, float64, rows, true)); };
-    const auto whole = [&](Array& a, nb::handle h, const char* name) { return static_cast<int64_t*>(a.vector(h, name, int64, rows, true)); };
-    out.loss = real(loss, loss_, "loss"), out.lse = real(lse, lse_, "lse"), out.log_prob = real(log_prob, log_prob_, "log_prob");
+    const auto real = [&](Array& a, nb::handle h, const char* name) {
+      return static_cast<double*>(a.vector(h, name, float64, rows, true));
+    };
+    const auto whole = [&](Array& a, nb::handle h, const char* name) {
+      return static_cast<int64_t*>(a.vector(h, name, int64, rows, true));
+    };
+    out.loss = real(loss, loss_, "loss"), out.lse = real(lse, lse_, "lse");
+    out.log_prob = real(log_prob, log_prob_, "log_prob"), out.entropy = real(entropy, entropy_, "entropy");
     out.argmax = whole(argmax, argmax_, "argmax"), out.rank = whole(rank, rank_, "rank");
-    out.entropy = real(entropy, entropy_, "entropy");
     out.along = real(along, along_, "along"), out.slope = real(slope, slope_, "slope");
     if (!grad_.is_none()) out.grad = grad.matrix(grad_, "grad", element_of(storage), rows, cols, true);
     out.grad_stride = grad.stride;
@@ -215,7 +227,8 @@ struct Linear {
     arithmetic = weight.element == float64 ? Storage::float64 : Storage::float32;
     storage = x.element == float64 ? Storage::float64 : Storage::float32;
     if (x.cols < widest_lanes) x.refuse("has too few features");
-    if (cols < 1 || weight.rows != x.cols || weight.cols < cols || weight.cols % widest_lanes != 0) weight.refuse("does not fit");
+    if (cols < 1 || weight.rows != x.cols || weight.cols < cols || weight.cols % widest_lanes != 0)
+      weight.refuse("does not fit");
     bias.vector(bias_, "bias", weight.element, weight.cols);
     if (!bias.held) throw std::invalid_argument("bias: missing");
     if (scratch_.is_none() != total_.is_none() || scratch_.is_none() != sums_.is_none())
@@ -268,8 +281,8 @@ struct Linear {
     const Unlocked unlocked;
     each_chunk([&](int64_t lo, int64_t hi) {
       scores(lo, hi, chunk(), scratch.stride);
-      kernels->curvature(arithmetic, s + lo * prob.step(), prob.stride, a ? a + lo : nullptr, chunk(), scratch.stride, hi - lo,
-                         cols);
+      kernels->curvature(arithmetic, s + lo * prob.step(), prob.stride, a ? a + lo : nullptr, chunk(), scratch.stride,
+                         hi - lo, cols);
       back(lo, hi);
     });
   }
@@ -290,7 +303,8 @@ struct Head {
   Array logits, weight, row_weight;
   std::shared_ptr<Upstream> upstream;
 
-  Head(nb::handle logits_, Storage storage, nb::handle targets_, const Options& options, nb::handle weight_, nb::handle row_weight_)
+  Head(nb::handle logits_, Storage storage, nb::handle targets_, const Options& options, nb::handle weight_,
+       nb::handle row_weight_)
       : owner(nb::borrow(targets_)), targets(nb::cast<const TargetRecord&>(targets_)) {
     static_cast<Options&>(p) = options;
     p.storage = storage;
@@ -298,12 +312,14 @@ struct Head {
     p.logits = logits.view.buf, p.rows = logits.rows, p.cols = logits.cols, p.stride = logits.stride;
     if (p.cols < 1) logits.refuse("has no classes");
     p.first = targets.first, p.classes = targets.classes ? targets.classes : p.cols;
-    if (p.first > p.classes || p.classes - p.first < p.cols) throw std::invalid_argument("targets: the slice is outside its classes");
+    if (p.first > p.classes || p.classes - p.first < p.cols)
+      throw std::invalid_argument("targets: the slice is outside its classes");
     p.target = targets.kind;
     if (targets.labels.held) {
       const Array& labels = targets.labels;
       labels.expect(p.rows, labels.cols);
-      p.labels = labels.view.buf, p.label_bytes = labels.element.size, p.label_signed = labels.element.kind == Kind::whole;
+      p.labels = labels.view.buf, p.label_bytes = labels.element.size;
+      p.label_signed = labels.element.kind == Kind::whole;
       p.label_stride = labels.stride, p.width = labels.cols;
     }
     if (targets.values.held) {
@@ -322,7 +338,8 @@ struct Head {
       throw std::out_of_range("a range outside the batch");
   }
   void expect_whole() const {
-    if (p.classes != p.cols) throw std::invalid_argument("a slice of the classes has no softmax of its own; merge its statistics");
+    if (p.classes != p.cols)
+      throw std::invalid_argument("a slice of the classes has no softmax of its own; merge its statistics");
   }
   void expect_apart(const Array& out) const {
     ::expect_apart(out, {&targets.labels, &weight, &row_weight});
@@ -500,7 +517,8 @@ void distribute(nb::handle logits, nb::handle out, Storage storage, bool logarit
       held = true;
       Element found;
       if (!element_of(view, found) || !(found == e)) throw std::invalid_argument(std::string(name) + ": wrong format");
-      if (reinterpret_cast<uintptr_t>(view.buf) % uintptr_t(e.size)) throw std::invalid_argument(std::string(name) + ": not aligned");
+      if (reinterpret_cast<uintptr_t>(view.buf) % uintptr_t(e.size))
+        throw std::invalid_argument(std::string(name) + ": not aligned");
     }
     ~Flat() { if (held) PyBuffer_Release(&view); }
   };
@@ -524,7 +542,8 @@ void distribute(nb::handle logits, nb::handle out, Storage storage, bool logarit
 // Total loss and gradient of a small batch of contiguous rows with labels: one call, because a front-end with arrays of
 // its own spends more on them than on a few logits.  Returns the first row with a bad label or −1, and the total; a mean
 // of nothing is NaN with a gradient of 0.
-nb::tuple small_batch(nb::handle logits_, Storage storage, nb::handle labels_, const Options& options, bool mean, nb::handle grad_) {
+nb::tuple small_batch(nb::handle logits_, Storage storage, nb::handle labels_, const Options& options, bool mean,
+                      nb::handle grad_) {
   Array logits, labels, grad;
   logits.open(logits_, "logits", false, 2), logits.expect(element_of(storage)), logits.expect_contiguous();
   labels.open(labels_, "labels", false, 1), labels.expect(logits.rows, 1), labels.expect_contiguous();
@@ -586,11 +605,13 @@ void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, n
   indices.open(indices_, "indices", false, 1), indices.expect(data.rows, 1), indices.expect_contiguous();
   const Element int32{Kind::whole, 4};
   if (!(indices.element == int32 || indices.element == int64)) indices.refuse("has the wrong format");
-  indptr.open(indptr_, "indptr", false, 1), indptr.expect(indices.element), indptr.expect(out.rows + 1, 1), indptr.expect_contiguous();
+  indptr.open(indptr_, "indptr", false, 1), indptr.expect(indices.element);
+  indptr.expect(out.rows + 1, 1), indptr.expect_contiguous();
   dense.open(dense_, "dense", false, 2);
   const bool half = dense.element == bits16, wide = indices.element == int64;
   if (half ? out.element == float64 || wide : !(dense.element == out.element)) dense.refuse("has the wrong format");
-  if (dense.cols < (half ? (out.cols + widest_lanes - 1) / widest_lanes * widest_lanes : out.cols)) dense.refuse("has too few columns");
+  const int64_t needed = half ? (out.cols + widest_lanes - 1) / widest_lanes * widest_lanes : out.cols;
+  if (dense.cols < needed) dense.refuse("has too few columns");
   expect_apart(out, {&data, &indices, &indptr, &dense});
   const Kernels* kernels = selected.load();
   const Storage storage = out.element == float64 ? Storage::float64 : Storage::float32;
@@ -598,8 +619,9 @@ void sparse_product(nb::handle data_, nb::handle indices_, nb::handle indptr_, n
   {
     const Unlocked unlocked;
     good = kernels->sparse(storage, data.element == float64 ? Storage::float64 : Storage::float32,
-                           half ? Storage::bfloat16 : storage, data.view.buf, indices.view.buf, data.rows, indptr.view.buf, wide,
-                           out.rows, dense.view.buf, dense.rows, dense.stride, dense.cols, out.cols, out.view.buf, out.stride);
+                           half ? Storage::bfloat16 : storage, data.view.buf, indices.view.buf, data.rows,
+                           indptr.view.buf, wide, out.rows, dense.view.buf, dense.rows, dense.stride, dense.cols, out.cols,
+                           out.view.buf, out.stride);
   }
   if (!good) throw std::invalid_argument("indices outside the matrix");
 }
@@ -638,8 +660,8 @@ NB_MODULE(_native, m) {
   m.attr("panel") = panel;
   m.attr("statistics_size") = sizeof(Statistics);
   nb::list fields;
-  for (const char* name : {"peak", "at_peak", "rest", "moment", "smooth_mass", "smooth_dot", "finite", "target_mass", "target_dot",
-                           "plain_mass", "plain_dot", "best"})
+  for (const char* name : {"peak", "at_peak", "rest", "moment", "smooth_mass", "smooth_dot", "finite", "target_mass",
+                           "target_dot", "plain_mass", "plain_dot", "best"})  // struct Statistics
     fields.append(nb::make_tuple(name, "f8"));
   fields.append(nb::make_tuple("argmax", "i8")), fields.append(nb::make_tuple("rank", "i8"));
   m.attr("statistics_fields") = fields;
@@ -657,25 +679,29 @@ NB_MODULE(_native, m) {
 
   nb::class_<Options>(m, "Options", "Options of a head; they have been validated.")
       .def("__init__",
-           [](Options* o, double smoothing, bool finite_only, double scale, double softcap, double temperature, double z_loss,
-              std::optional<int64_t> ignore) {
-             new (o) Options{smoothing, finite_only, scale, softcap, temperature, z_loss, ignore.has_value(), ignore.value_or(0)};
+           [](Options* o, double smoothing, bool finite_only, double scale, double softcap, double temperature,
+              double z_loss, std::optional<int64_t> ignore) {
+             new (o) Options{smoothing, finite_only, scale, softcap, temperature, z_loss, ignore.has_value(),
+                             ignore.value_or(0)};
            },
-           arg("label_smoothing") = 0.0, arg("smooth_finite_only") = false, arg("logit_scale") = 1.0, arg("softcap") = 0.0,
-           arg("temperature") = 1.0, arg("z_loss") = 0.0, arg("ignore_index") = nb::none())
+           arg("label_smoothing") = 0.0, arg("smooth_finite_only") = false, arg("logit_scale") = 1.0,
+           arg("softcap") = 0.0, arg("temperature") = 1.0, arg("z_loss") = 0.0, arg("ignore_index") = nb::none())
       .def_ro("label_smoothing", &Options::smoothing)
       .def_ro("smooth_finite_only", &Options::finite_only)
       .def_ro("logit_scale", &Options::scale)
       .def_ro("softcap", &Options::softcap)
       .def_ro("temperature", &Options::temperature)
       .def_ro("z_loss", &Options::z_loss)
-      .def_prop_ro("ignore_index", [](const Options& o) { return o.has_ignore ? std::optional<int64_t>(o.ignore_index) : std::nullopt; });
+      .def_prop_ro("ignore_index", [](const Options& o) {
+        return o.has_ignore ? std::optional<int64_t>(o.ignore_index) : std::nullopt;
+      });
 
   nb::class_<TargetRecord>(m, "Targets",
-                           "Targets of a head.  The logits are the columns [first, first + cols) of `classes` (0: cols); labels "
-                           "and sparse indices count all classes, dense values are those of the columns.")
-      .def(nb::init<TargetKind, nb::handle, nb::handle, Storage, int64_t, int64_t>(), arg("kind"), arg("labels") = nb::none(),
-           arg("values") = nb::none(), arg("values_storage") = Storage::float32, arg("first") = 0, arg("classes") = 0);
+                           "Targets of a head.  The logits are the columns [first, first + cols) of `classes` (0: cols); "
+                           "labels and sparse indices count all classes, dense values are those of the columns.")
+      .def(nb::init<TargetKind, nb::handle, nb::handle, Storage, int64_t, int64_t>(), arg("kind"),
+           arg("labels") = nb::none(), arg("values") = nb::none(), arg("values_storage") = Storage::float32,
+           arg("first") = 0, arg("classes") = 0);
 
   nb::class_<Settled>(m, "Settled", "The labels' check and the factors of a mean.")
       .def_ro("bad_row", &Settled::bad_row, "The first row with a label outside the classes, or -1.")
@@ -684,41 +710,46 @@ NB_MODULE(_native, m) {
       .def_ro("z_factor", &Settled::z_factor);
 
   nb::class_<OutputRecord>(m, "Outputs",
-                           "Arrays that a head writes into, one entry a row; None for what is not wanted.  along and slope are "
-                           "the sums over the head's columns of G u and of G du/ds with G = d/du of the row.")
-      .def(nb::init<int64_t, int64_t, Storage, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
-                    nb::handle, nb::handle, bool>(),
-           arg("rows"), arg("cols"), arg("storage"), arg("loss") = nb::none(), arg("lse") = nb::none(), arg("log_prob") = nb::none(),
-           arg("argmax") = nb::none(), arg("rank") = nb::none(), arg("entropy") = nb::none(), arg("grad") = nb::none(),
-           arg("along") = nb::none(), arg("slope") = nb::none(), arg("stream") = false)
-      .def_prop_ro("sums", [](const OutputRecord& o) { return o.along.held || o.slope.held; }, "Whether along or slope is wanted.");
+                           "Arrays that a head writes into, one entry a row; None for what is not wanted.  along and slope "
+                           "are the sums over the head's columns of G u and of G du/ds with G = d/du of the row.")
+      .def(nb::init<int64_t, int64_t, Storage, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle, nb::handle,
+                    nb::handle, nb::handle, nb::handle, bool>(),
+           arg("rows"), arg("cols"), arg("storage"), arg("loss") = nb::none(), arg("lse") = nb::none(),
+           arg("log_prob") = nb::none(), arg("argmax") = nb::none(), arg("rank") = nb::none(), arg("entropy") = nb::none(),
+           arg("grad") = nb::none(), arg("along") = nb::none(), arg("slope") = nb::none(), arg("stream") = false)
+      .def_prop_ro("sums", [](const OutputRecord& o) { return o.along.held || o.slope.held; },
+                   "Whether along or slope is wanted.");
 
   nb::class_<Linear>(m, "Linear", "Dense rows times the weights of a few classes, in float32 or float64.")
-      .def(nb::init<nb::handle, nb::handle, nb::handle, int64_t, nb::handle, nb::handle, nb::handle>(), arg("x"), arg("weight"),
-           arg("bias"), arg("cols"), arg("scratch") = nb::none(), arg("total") = nb::none(), arg("sums") = nb::none())
+      .def(nb::init<nb::handle, nb::handle, nb::handle, int64_t, nb::handle, nb::handle, nb::handle>(), arg("x"),
+           arg("weight"), arg("bias"), arg("cols"), arg("scratch") = nb::none(), arg("total") = nb::none(),
+           arg("sums") = nb::none())
       .def("forward", &Linear::forward, arg("out"))
       .def("curvature", &Linear::curvature, arg("prob"), arg("row_weight").none());
 
   nb::class_<Head>(m, "Head", "A batch of logits with its targets and options, whose row ranges can be computed.")
-      .def(nb::init<nb::handle, Storage, nb::handle, const Options&, nb::handle, nb::handle>(), arg("logits"), arg("storage"),
-           arg("targets"), arg("options"), arg("class_weight") = nb::none(), arg("row_weight") = nb::none())
+      .def(nb::init<nb::handle, Storage, nb::handle, const Options&, nb::handle, nb::handle>(), arg("logits"),
+           arg("storage"), arg("targets"), arg("options"), arg("class_weight") = nb::none(), arg("row_weight") = nb::none())
       .def("settle", &Head::settle, arg("mean"), "Check the labels, and set the factors of a mean.")
       .def("set_factors", &Head::set_factors, arg("ce"), arg("z"))
       .def("set_upstream", &Head::set_upstream, arg("ce").none(), arg("lse").none(), arg("entropy").none(),
            "From now on the gradient is that of ce CE + lse LSE + entropy H, row by row; None is 0.")
       .def("rows", &Head::rows, arg("outputs"), arg("lo"), arg("hi"))
-      .def("statistics", &Head::statistics, arg("lo"), arg("hi"), arg("col_lo"), arg("col_hi"), arg("by_products"), arg("into"))
+      .def("statistics", &Head::statistics, arg("lo"), arg("hi"), arg("col_lo"), arg("col_hi"), arg("by_products"),
+           arg("into"))
       .def("merge", &Head::merge, arg("into"), arg("other"))
       .def("finish", &Head::finish, arg("outputs"), arg("statistics"), arg("lo"), arg("hi"))
-      .def("gradient", &Head::gradient, arg("outputs"), arg("statistics"), arg("lo"), arg("hi"), arg("col_lo"), arg("col_hi"))
-      .def("distribution", &Head::distribution, arg("logarithm"), arg("out"), arg("lo"), arg("hi"), arg("statistics") = nb::none(),
-           arg("col_lo") = nb::none(), arg("col_hi") = nb::none())
+      .def("gradient", &Head::gradient, arg("outputs"), arg("statistics"), arg("lo"), arg("hi"), arg("col_lo"),
+           arg("col_hi"))
+      .def("distribution", &Head::distribution, arg("logarithm"), arg("out"), arg("lo"), arg("hi"),
+           arg("statistics") = nb::none(), arg("col_lo") = nb::none(), arg("col_hi") = nb::none())
       .def("product", &Head::product, arg("vector"), arg("out"), arg("lo"), arg("hi"))
       .def("linear", &Head::linear, arg("logits"), arg("losses"), arg("prob").none(), arg("layer"), arg("known"));
 
-  m.def("distribute", &distribute, arg("logits"), arg("out"), arg("storage"), arg("logarithm"), arg("options").none() = nb::none(),
-        "Softmax or log-softmax along the last axis of contiguous arrays.");
-  m.def("small_batch", &small_batch, arg("logits"), arg("storage"), arg("labels"), arg("options"), arg("mean"), arg("grad") = nb::none(),
+  m.def("distribute", &distribute, arg("logits"), arg("out"), arg("storage"), arg("logarithm"),
+        arg("options").none() = nb::none(), "Softmax or log-softmax along the last axis of contiguous arrays.");
+  m.def("small_batch", &small_batch, arg("logits"), arg("storage"), arg("labels"), arg("options"), arg("mean"),
+        arg("grad") = nb::none(),
         nb::sig("def small_batch(logits: object, storage: Storage, labels: object, options: Options, mean: bool, "
                 "grad: object | None = None) -> tuple[int, float]"),
         "Total loss of a small batch, and its gradient: (first bad row or -1, total).");

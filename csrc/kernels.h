@@ -1,13 +1,23 @@
 // The contract of softgrad's kernels.
 //
-// Three kernels do all the arithmetic of the head (src/softgrad/reference.py has the same under the same names):
+// The row primitive maps a row of logits and its target to a few numbers, from which every loss is arithmetic:
+//
+//   lse             log Σ exp u             gradient in u:  S
+//   cross-entropy   t lse − Σ w y' u                        t S − w y'       with t = Σ w y'
+//   entropy         lse − Σ S u                             −S∘(log S + entropy)
+//
+// src/softgrad/reference.py defines them.  Three kernels do all the arithmetic:
 //
 //   statistics   row statistics of a range of columns                 reads the logits once
-//   gradient     the gradient from statistics                         reads the logits, writes the gradient
+//   gradient     the gradient from statistics, for one upstream number a row and output
+//                                                                     reads the logits, writes the gradient
 //   product      Jacobian and Hessian products                        reads logits and vector twice, writes once
 //
 // and `rows` runs the first two row by row, while the row is still in the L2 cache, so that a batch costs one read and
 // one write of memory.  `distribution` is the gradient kernel with nothing subtracted, or the logarithm instead.
+//
+// Columns.  A tile in memory, a panel that one thread summarises and a slice of the classes on another machine are the same:
+// a range of columns, whose statistics merge.  A problem that is a slice knows its place among all classes.
 //
 // Rules.  Every kernel is a pure function of a row range [lo, hi): no Python, no thread, no allocation, no global.
 // Inputs are never written; the gradient and the distribution may alias the logits exactly (same address and stride), the

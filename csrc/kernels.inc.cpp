@@ -85,7 +85,8 @@ NEVER_INLINE double sum_beside_peak(const T* x, int64_t n, Distance<A> u, A peak
 
 // at_peak and rest: Σ exp d.
 template <class T, bool Unit, bool Moment, bool Keep = false, class A = Arithmetic<T>>
-void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, const Pack<A, 4>& lane_peaks, Statistics& to, A* kept = nullptr) {
+void sum_exp(const T* x, int64_t n, Distance<A> u, A peak, const Pack<A, 4>& lane_peaks, Statistics& to,
+             A* kept = nullptr) {
   Pack<A, 4> s = {}, e = {};
   each_block<A>(n, [&](int64_t j, int64_t c) FORCE_INLINE {
     Pack<A, 4> d = read<A>(x + j, c, u.masked) - peak;
@@ -565,8 +566,8 @@ inline bool keeps(const Problem& p, const Outputs& out) {
 
 // The gradient of columns [lo, hi) of row i, and the sums over them.
 template <class T, class A = Arithmetic<T>>
-void row_gradient(const Problem& p, const Outputs& out, int64_t i, const Statistics& s, double weight, int64_t lo, int64_t hi,
-                  const T* ahead, const A* kept = nullptr) {
+void row_gradient(const Problem& p, const Outputs& out, int64_t i, const Statistics& s, double weight, int64_t lo,
+                  int64_t hi, const T* ahead, const A* kept = nullptr) {
   const T* row = static_cast<const T*>(p.logits) + i * p.stride;
   T* to = out.grad ? static_cast<T*>(out.grad) + i * out.grad_stride : nullptr;
   if (weight == 0 || is_silent(p, i)) {
@@ -609,12 +610,14 @@ void row_gradient(const Problem& p, const Outputs& out, int64_t i, const Statist
     if (by_tile) target_tile<T>(p, i, row + col, col, n, f * r.soft, f * r.smooth, sub);
     const A* less = by_tile ? sub : nullptr;
     if (!bent) {
-      gradient_tile<T>(row + col, n, u, peak, A(k * c), A(k * r.smooth), less, to + col, out.stream, ahead ? ahead + col : nullptr);
+      gradient_tile<T>(row + col, n, u, peak, A(k * c), A(k * r.smooth), less, to + col, out.stream,
+                       ahead ? ahead + col : nullptr);
       continue;
     }
     const auto run = [&](const auto* v) {
-      const auto f = sums ? bent_tile<true, T, std::decay_t<decltype(*v)>> : bent_tile<false, T, std::decay_t<decltype(*v)>>;
-      return f(p, row + col, v, n, u, peak, A(c), A(bend), A(r.smooth), less, to ? to + col : nullptr);
+      using Z = std::decay_t<decltype(*v)>;
+      return (sums ? bent_tile<true, T, Z> : bent_tile<false, T, Z>)(
+          p, row + col, v, n, u, peak, A(c), A(bend), A(r.smooth), less, to ? to + col : nullptr);
     };
     if (p.softcap) transform_tile<T>(p, row + col, n, z);
     const Sums found = p.softcap ? run(static_cast<const A*>(z)) : run(row + col);
@@ -997,8 +1000,8 @@ void curvature_range(const A* prob, int64_t prob_stride, const double* weight, A
 
 // Rows of a CSR matrix times a dense one: each stored number adds a row of the dense matrix to registers.  The rows to
 // come are known, those of the next row as well, and are fetched ahead: they lie anywhere in a matrix that no cache holds.
-// Where rows of the dense matrix are far enough apart, their last vector is read whole: a part of a vector costs more than
-// all the others.
+// Where the dense matrix has columns to spare, its last vector is read whole: a part of a vector costs more than all the
+// others.
 template <int N, bool Whole, class A, class T, class I, class D>
 void sparse_panel(const T* data, const I* indices, int64_t count, const I* last, const D* dense, int64_t stride,
                   int64_t width, A* to) {
