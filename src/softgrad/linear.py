@@ -120,9 +120,9 @@ def linear_cross_entropy(
     Raises
     ------
     ValueError
-        As `cross_entropy`, for shapes that do not fit, and for a ``max_memory`` too small for one row.
+        As `cross_entropy`, if shapes do not fit, and if ``max_memory`` is too small for one row.
     TypeError
-        For dtypes that differ or are not supported, or an unknown option.
+        If dtypes differ or are not supported, or an option is unknown.
 
     Examples
     --------
@@ -167,7 +167,7 @@ def linear_cross_entropy_with_grad(
     ----------
     {linear}
     with_respect_to : sequence of {"x", "weight", "bias"}
-        Whose gradients to compute; the others cost nothing and are None.
+        Arguments whose gradients are computed; the others are None.
     out : LinearGradients, optional
         Where the gradients go: C-contiguous arrays of the inputs' shape and dtype, or None for fresh ones.
     {options}
@@ -185,7 +185,7 @@ def linear_cross_entropy_with_grad(
     ValueError
         As `linear_cross_entropy`, and for an unknown name or an ``out`` that does not fit.
     TypeError
-        For dtypes that differ or are not supported, or an unknown option.
+        If dtypes differ or are not supported, or an option is unknown.
 
     Examples
     --------

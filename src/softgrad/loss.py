@@ -91,9 +91,9 @@ def softmax(
     Raises
     ------
     ValueError
-        For an option outside its range, an axis that is not there, or an ``out`` that does not fit.
+        If an option is outside its range, the axis does not exist, or ``out`` does not fit.
     TypeError
-        For logits that are no real numbers.
+        If the logits are not real numbers.
 
     Examples
     --------
@@ -135,9 +135,9 @@ def log_softmax(
     Raises
     ------
     ValueError
-        For an option outside its range, an axis that is not there, or an ``out`` that does not fit.
+        If an option is outside its range, the axis does not exist, or ``out`` does not fit.
     TypeError
-        For logits that are no real numbers.
+        If the logits are not real numbers.
 
     Examples
     --------
@@ -156,9 +156,9 @@ def log_softmax(
 def logsumexp(
     logits: ArrayLike, *, axis: int = -1, n_threads: int | None = None, **options: Unpack[TransformOptions]
 ) -> Any:
-    """Log-sum-exp ``m + log Σ_k exp(u_k − m)`` with ``m = max u``.
+    """Log-sum-exp ``m + log1p Σ_{k≠i} exp(u_k − m)`` with ``m = u_i = max u``.
 
-    Replaces ``m = u.max(axis); m + np.log(np.exp(u - m[..., None]).sum(axis))``.
+    Replaces ``m = u.max(axis); m + np.log(np.exp(u - m[..., None]).sum(axis))``, which gives 0 for ``[0, -40]``.
 
     Parameters
     ----------
@@ -169,20 +169,22 @@ def logsumexp(
     -------
     ndarray or scalar
         Shape of the logits without the class axis; float64 for float64 logits, else float32.  NaN for a row that is
-        all −inf (SciPy's `logsumexp` gives −inf there), or holds +inf or NaN.
+        all −inf (SciPy's `logsumexp` gives −inf there), or holds +inf or NaN.  Values near 0 keep their digits.
 
     Raises
     ------
     ValueError
-        For an option outside its range, or an axis that is not there.
+        If an option is outside its range, or the axis does not exist.
     TypeError
-        For logits that are no real numbers.
+        If the logits are not real numbers.
 
     Examples
     --------
     >>> import softgrad
     >>> float(softgrad.logsumexp([0.0, 0.0]))
     0.6931471805599453
+    >>> f"{softgrad.logsumexp([0.0, -40.0]):.4g}"
+    '4.248e-18'
 
     References
     ----------
@@ -221,15 +223,15 @@ def cross_entropy(
     Returns
     -------
     float or ndarray
-        In nats; float64 for float64 logits, else float32.  NaN for a ``mean`` over nothing.
+        In nats; float64 for float64 logits, else float32.  NaN for a mean with zero total weight.
 
     Raises
     ------
     ValueError
-        For a label outside [0, V) that is not ``ignore_index`` (the first is named, nothing is computed), shapes that
-        do not fit, or an option outside its range.
+        If a label is outside [0, V) and not ``ignore_index`` (the first is named, nothing is computed), shapes do not
+        fit, or an option is outside its range.
     TypeError
-        For logits or targets that are no numbers, or an unknown option.
+        If logits or targets are not numbers, or an option is unknown.
 
     Examples
     --------
@@ -277,14 +279,14 @@ def cross_entropy_with_grad(
         As `cross_entropy` returns it.
     gradient : ndarray
         Shape and dtype of the logits (``out`` if it was given); with ``reduction="none"`` the gradient of each row's
-        own loss.  The gradient of a ``mean`` over nothing is exactly 0.
+        own loss.  The gradient of a mean with zero total weight is exactly 0.
 
     Raises
     ------
     ValueError
-        As `cross_entropy`, and for an ``out`` that does not fit; ``out`` is not written to then.
+        As `cross_entropy`, and if ``out`` does not fit; ``out`` is then left unchanged.
     TypeError
-        For logits or targets that are no numbers, or an unknown option.
+        If logits or targets are not numbers, or an option is unknown.
 
     Examples
     --------
@@ -339,9 +341,9 @@ def cross_entropy_hvp(
     Raises
     ------
     ValueError
-        As `cross_entropy_with_grad`, and for a vector of another shape.
+        As `cross_entropy_with_grad`, and if the vector has another shape.
     TypeError
-        For logits or targets that are no numbers, or an unknown option.
+        If logits or targets are not numbers, or an option is unknown.
 
     Examples
     --------
@@ -388,9 +390,9 @@ def softmax_jacobian(logits: ArrayLike, *, axis: int = -1) -> Array:
     Raises
     ------
     ValueError
-        For an axis that is not there.
+        If the axis does not exist.
     TypeError
-        For logits that are no real numbers.
+        If the logits are not real numbers.
 
     Examples
     --------
@@ -441,9 +443,9 @@ def softmax_jvp(
     Raises
     ------
     ValueError
-        For an option outside its range, or shapes that do not fit.
+        If an option is outside its range, or shapes do not fit.
     TypeError
-        For logits that are no real numbers.
+        If the logits are not real numbers.
 
     Examples
     --------
@@ -497,9 +499,9 @@ def prediction_stats(
     Raises
     ------
     ValueError
-        For labels outside [0, V), shapes that do not fit, or an option outside its range.
+        If a label is outside [0, V), shapes do not fit, or an option is outside its range.
     TypeError
-        For logits or targets that are no numbers, or an unknown option.
+        If logits or targets are not numbers, or an option is unknown.
 
     Examples
     --------
