@@ -266,6 +266,14 @@ def test_ignored_rows_get_zero_whatever_comes_from_above(reduction: str, classes
             assert (gradient[1] == 0).all()
 
 
+@pytest.mark.parametrize("classes", [2, 70, 4000])
+def test_a_total_beyond_the_type_is_infinite_without_a_warning(classes: int) -> None:
+    o = torch.zeros(2, classes)
+    o[:, 0] = 3e38
+    for function in (cross_entropy, lambda a, *b, **c: linear_cross_entropy(a, torch.eye(classes), *b, **c)):
+        assert function(o, torch.tensor([1, 1]), reduction="sum") == torch.inf
+
+
 # --- modes around a call ---------------------------------------------------------------------------------------------
 
 

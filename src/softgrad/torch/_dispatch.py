@@ -74,9 +74,6 @@ def refuse_inplace(logits: Tensor, path: CodePath) -> None:
         reach += stride * (length - 1)
 
 
-FOREIGN: dict[str, Callable[[], Any]] = {}  # loads the module that computes a type of tensor, by the type's name
-
-
 def total_on(path: CodePath) -> Callable[[Tensor], Tensor]:
     """Return the sum over rows that belongs to a path."""
     if path is CodePath.FORMULAS:

@@ -205,9 +205,8 @@ def row_values(
     if _smooths(options):
         reach = (u.detach() != -INFINITY).to(o.dtype) if options.smooth_finite_only else torch.ones_like(d.detach())
         sums += [*_mass_and_dot(reach if weight is None else reach * weight.to(o.dtype), d), reach.sum(-1)]
-    s, moment, others, peaks, mass, dot, *smooth = columns.total(torch.stack([part.to(wide) for part in sums])).unbind(
-        0
-    )
+    sums = list(columns.total(torch.stack([part.to(wide) for part in sums])).unbind(0))
+    s, moment, others, peaks, mass, dot, *smooth = sums
     epsilon = options.label_smoothing
     if smooth:
         smooth_mass, smooth_dot, reached = smooth
@@ -306,14 +305,14 @@ def loss_of_rows(
     ``Σ a``, over the kept rows.
     """
     target, values, weight, a = tensors
-    options, labelled = call.options, is_labels(target, values)
-    kept = whole_numbers(target) != options.ignore_index if labelled and options.ignore_index is not None else None
+    options = call.options
+    index = whole_numbers(target) if is_labels(target, values) else None
+    kept = None if index is None or options.ignore_index is None else index != options.ignore_index
     mask = RowMask()
     if a is not None:
         mask = RowMask(weightless=a == 0) if followed(a) else RowMask(active=a != 0)
     label_weight = None
-    if labelled and weight is not None:
-        index = whole_numbers(target)
+    if index is not None and weight is not None:
         label_weight = _label_weight(weight, index if kept is None else torch.where(kept, index, 0), columns)
     # Without smoothing the weight of a row's label multiplies all of its loss.
     inside = None if label_weight is not None and not _smooths(call.formula_options) else weight
@@ -339,11 +338,9 @@ def loss_of_rows(
     losses = _weighted(share, ce)
     z_loss = call.formula_z_loss
     if isinstance(z_loss, Tensor) or z_loss != 0:
-        lse = (
-            rows.lse
-            if kept is None and mask.active is None
-            else torch.where(torch.isnan(rows.lse) & (a == 0), 0, rows.lse)
-        )
+        lse = rows.lse
+        if a is not None:  # an ignored row has none
+            lse = torch.where(torch.isnan(lse) & (a == 0), 0, lse)
         losses = losses + z_loss * _weighted(z_share, lse * lse)
     if call.reduction == "none":
         return losses.to(call.dtype)

@@ -344,8 +344,7 @@ def head_loss_and_gradients(
     losses, empty_mean = loss_and_gradients(
         walk, walk.parts, call.reduction == "mean", gradient_arrays(found), changed_label
     )
-    total = np.nan if empty_mean else _rows.total_of(losses)
-    return torch.from_numpy(np.asarray(total)).to(call.dtype), found
+    return _rows.loss_tensor(np.nan if empty_mean else _rows.total_of(losses), call.dtype), found
 
 
 def changed_label(row: int) -> IndexError:

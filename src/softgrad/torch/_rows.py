@@ -287,6 +287,11 @@ def total_of(losses: Array) -> Any:
         return losses.reshape(-1).sum()
 
 
+def loss_tensor(total: Any, dtype: torch.dtype) -> Tensor:
+    """Return a loss as a tensor on the CPU, rounded by PyTorch, which does not warn of an infinity."""
+    return torch.from_numpy(np.array(total)).to(dtype)
+
+
 # --- the gradient with the loss ---------------------------------------------------------------------------------------
 
 
@@ -324,8 +329,7 @@ class LossFunction(torch.autograd.Function):
                 ctx.unit = batch.gradient(None, loss=losses)
             else:
                 batch.sums(None, loss=losses)
-            total = torch.from_numpy(np.asarray(np.nan if batch.settled.empty_mean else total_of(losses)))
-            loss = total.to(call.dtype)
+            loss = loss_tensor(np.nan if batch.settled.empty_mean else total_of(losses), call.dtype)
         ctx.save_for_backward(*tensors)
         return loss
 
@@ -378,15 +382,9 @@ def formula_loss(tensors: list[Any], call: Call, axis: int | None = None) -> Ten
     def rows(weight: Tensor | None, mask: RowMask) -> RowValues:
         target, values = others[:2]
         return _formulas.row_values(
-            logits,
-            target,
-            values,
-            weight,
-            call.formula_options,
-            call.axis if axis is None else axis,
-            *mask,
+            logits, target, values, weight, call.formula_options, call.axis if axis is None else axis, *mask,
             by_products=False,
-        )
+        )  # fmt: skip
 
     return _formulas.loss_of_rows(rows, tuple(others), call)
 
@@ -413,6 +411,4 @@ def small_loss(tensors: list[Any], call: Call, wanted: bool) -> tuple[Tensor | N
     )  # fmt: skip
     if bad >= 0:
         return None, None
-    if call.dtype is torch.float32:
-        return torch.from_numpy(np.array(total, np.float32)), gradient
-    return torch.scalar_tensor(total, dtype=call.dtype, device="cpu"), gradient
+    return loss_tensor(total, call.dtype), gradient
