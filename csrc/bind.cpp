@@ -659,12 +659,17 @@ NB_MODULE(_native, m) {
   m.attr("tile") = tile;
   m.attr("panel") = panel;
   m.attr("statistics_size") = sizeof(Statistics);
-  nb::list fields;
-  for (const char* name : {"peak", "at_peak", "rest", "moment", "smooth_mass", "smooth_dot", "finite", "target_mass",
-                           "target_dot", "plain_mass", "plain_dot", "best"})  // struct Statistics
-    fields.append(nb::make_tuple(name, "f8"));
-  fields.append(nb::make_tuple("argmax", "i8")), fields.append(nb::make_tuple("rank", "i8"));
-  m.attr("statistics_fields") = fields;
+  m.def(
+      "statistics_fields",
+      [] {
+        nb::list fields;
+        for (const char* name : {"peak", "at_peak", "rest", "moment", "smooth_mass", "smooth_dot", "finite",
+                                 "target_mass", "target_dot", "plain_mass", "plain_dot", "best"})  // struct Statistics
+          fields.append(nb::make_tuple(name, "f8"));
+        fields.append(nb::make_tuple("argmax", "i8")), fields.append(nb::make_tuple("rank", "i8"));
+        return fields;
+      },
+      nb::sig("def statistics_fields() -> list[tuple[str, str]]"), "Names and types of a row's statistics, as stored.");
   m.attr("linear_lanes") = widest_lanes;
   m.def("variants", &variants, "Instruction sets that were compiled and that this processor runs, best first.");
   m.def("variant", [] { return std::string(selected.load()->name); }, "The instruction set in use.");

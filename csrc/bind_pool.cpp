@@ -34,5 +34,6 @@ void bind_pool(nb::module_& m) {
   nb::class_<SingleThreadedBlas>(m, "SingleThreadedBlas", "Matrix products are single-threaded inside a `with` block.")
       .def(nb::init<>())
       .def("__enter__", &SingleThreadedBlas::enter)
-      .def("__exit__", [](SingleThreadedBlas& limit, nb::args) { limit.leave(); });
+      .def("__exit__", [](SingleThreadedBlas& limit, nb::args) { limit.leave(); },
+           nb::sig("def __exit__(self, *args: object) -> None"));
 }

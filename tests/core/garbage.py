@@ -251,9 +251,8 @@ class Calls(Maker):
         return self.native.Outputs(*self.output_arguments(*arguments))
 
     def records(self, rows: int) -> Any:
-        dtype = (
-            np.dtype(self.native.statistics_fields) if self.chance(0.7) else np.dtype(f"V{self.native.statistics_size}")
-        )
+        native = self.native
+        dtype = np.dtype(native.statistics_fields() if self.chance(0.7) else f"V{native.statistics_size}")
         return guarded(rows * dtype.itemsize).view(dtype)
 
     def span(self, n: int) -> list[int]:
@@ -440,7 +439,7 @@ def check_all_are_called(native: Any) -> None:
     for name in ("Head", "Linear", "Targets", "Outputs", "Options"):
         kind = getattr(native, name)
         bound |= {m for m in dir(kind) if callable(getattr(kind, m)) and not m.startswith("__")}
-    missing = bound - called - {"Storage", "TargetKind", "Settled", "variant", "variants"}
+    missing = bound - called - {"Storage", "TargetKind", "Settled", "variant", "variants", "statistics_fields"}
     assert not missing, f"not called: {sorted(missing)}"
 
 
@@ -531,7 +530,7 @@ def _race(native: Any, storage: Any, dtype: Any, width: int, seconds: float) -> 
                 head.set_factors(0.5, 0.5)
 
     def compute() -> None:
-        grad, records = np.empty_like(logits), np.zeros(rows, np.dtype(native.statistics_fields))
+        grad, records = np.empty_like(logits), np.zeros(rows, np.dtype(native.statistics_fields()))
         vectors = [np.empty(rows, t) for t in ("f8", "f8", "f8", "i8", "i8", "f8")]
         out = native.Outputs(rows, width, storage, *vectors, grad)
         few = native.Outputs(rows, width, storage, vectors[0], grad=grad)

@@ -336,7 +336,7 @@ def test_merging_native_statistics_equals_the_whole(name: str, problem: Any, cut
         options["label_smoothing"] = 0.0  # a masked class with a share has the loss +inf
     edges = sorted({0, columns, *(c for c in cuts if c < columns)})
     with backend.use(name):
-        fields = np.dtype(backend.kernels().statistics_fields)
+        fields = np.dtype(backend.kernels().statistics_fields())
         assert backend.kernels().statistics_size == fields.itemsize
         head = native_head(o, labels, options)
         whole, merged, part = (np.zeros(rows, dtype=fields) for _ in range(3))

@@ -54,7 +54,7 @@ def run_head(head: Any, outputs: Any, rows: int, cols: int, n_threads: int, *, b
 
 def statistics_dtype() -> np.dtype[Any]:
     """Return the type of the kernels' row statistics."""
-    dtype: np.dtype[Any] = np.dtype(backend.kernels().statistics_fields)
+    dtype: np.dtype[Any] = np.dtype(backend.kernels().statistics_fields())
     return dtype
 
 

@@ -7,6 +7,7 @@ barriers, on a busy machine for a hundred times as long as they compute.
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import Any
 
 import torch
@@ -67,10 +68,20 @@ class Tiled(torch.autograd.Function):
         ctx.function, ctx.edges, ctx.threads, ctx.split = function, edges, threads, split
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        parts = over_tiles(lambda i: function(*tile_of(tensors, split, edges[i])), len(edges), threads)
-        results = tuple(torch.cat(column) for column in zip(*parts, strict=True))
+        results: list[Tensor] = []
+        lock = Lock()
+
+        def rows(i: int) -> None:  # what a tile makes is freed here: small tensors that outlive it would pin its memory
+            part = function(*tile_of(tensors, split, edges[i]))
+            with lock:
+                if not results:
+                    results.extend(p.new_empty((edges[-1][1], *p.shape[1:])) for p in part)
+            for result, p in zip(results, part, strict=True):
+                result[slice(*edges[i])] = p
+
+        over_tiles(rows, len(edges), threads)
         ctx.mark_non_differentiable(*(r for r in results if not r.is_floating_point()))
-        return results
+        return tuple(results)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Any, ...]:
