@@ -186,7 +186,7 @@ def test_a_block_says_what_it_holds() -> None:
     x, y = data(4000, 50, 5)
     block = Block(x, y, None, None, SharedModel(4000, 5, None, 0.0, True, False, 3, 1))
     problem = block.problem
-    held = [x, y, problem.design._single, problem.losses, problem.scores, problem.along, problem.prob]
+    held = [x, y, problem.design.single(), problem.losses, problem.scores, problem.along, problem.prob]
     assert sys.getsizeof(block) == pytest.approx(sum(part.nbytes for part in held), rel=0.02)
     assert len(pickle.dumps(block)) < x.nbytes + y.nbytes + 5000, "what can be made again is not written to disk"
 

@@ -14,6 +14,7 @@ from scipy import sparse
 from softgrad import reference
 from softgrad._core.blas import single_threaded_blas
 from softgrad.regression._class_blocks import Blocks
+from softgrad.regression._design import Design
 from softgrad.regression._exact import Exact
 from softgrad.regression._inputs import checked
 from softgrad.regression._precondition import Diagonal, Heavy, Kronecker, Scaled, preconditioner_of
@@ -27,17 +28,18 @@ Array = Any
 SAMPLE = 2.0  # rows of a block for each feature
 
 
+TOLD: dict[str, Any] = {
+    "sample_weight": None,
+    "class_weight": None,
+    "label_smoothing": 0.0,
+    "offset": None,
+    "fit_intercept": True,
+    "max_memory": None,
+}
+
+
 def made(x: Array, y: Array, classes: int, *, n_threads: int = 1, **options: Any) -> Problem:
-    told: dict[str, Any] = {
-        "sample_weight": None,
-        "class_weight": None,
-        "label_smoothing": 0.0,
-        "offset": None,
-        "fit_intercept": True,
-        "max_memory": None,
-        "reduce_rows": False,
-    }
-    return checked(x, y, classes, n_threads=n_threads, **(told | options)).problem
+    return checked(x, y, classes, n_threads=n_threads, **({"reduce_rows": False} | TOLD | options)).problem
 
 
 def rows_of(n: int, p: int, classes: int, dtype: Any = np.float64, seed: int = 0) -> tuple[Array, Array, Array]:
@@ -247,7 +249,7 @@ def test_features_far_from_zero_cost_blocks_no_products() -> None:
     found = {}
     for far in (0.0, 1e4):
         moved = (x + far).astype(np.float32)
-        problem = made(moved, y, 10)
+        problem = Problem(Design(moved, 10), y, 10, n_threads=1, **TOLD)  # `checked` would shift the rows
         assert problem.dtype is np.float32
         at = problem.gradient(weight, -(weight @ moved.mean(axis=0, dtype=np.float64)))
         for precondition in (Blocks(problem, 1.0, SAMPLE), Diagonal(problem)):

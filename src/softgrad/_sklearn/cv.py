@@ -197,6 +197,7 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
             n_threads=self.n_threads,
             callback=monitor,
             early_stop=self.early_stop,
+            coef_dtype=problem.x.dtype,
         )
         self._keep(problem, Cs, found)
         monitor.end()

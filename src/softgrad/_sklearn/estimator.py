@@ -209,6 +209,7 @@ class SoftmaxRegression(SoftmaxClassifier):
                 n_threads=self.n_threads,
                 start=start,
                 callback=monitor,
+                coef_dtype=problem.x.dtype,
             )
         except regression.FitInterrupted as interruption:
             result = interruption.result

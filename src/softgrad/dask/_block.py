@@ -29,7 +29,10 @@ __all__ = ["Block", "NamedDirection", "Point", "SharedModel"]
 
 @dataclass(frozen=True)
 class SharedModel:
-    """What all blocks have to know of the problem; ``arrays``: of shape (N, K) that are kept, 0, 2 or 3."""
+    """What all blocks have to know of the problem.
+
+    ``arrays`` of shape (N, K) are kept: 0, 2 or 3; ``shift`` (P,) is subtracted from dense rows.
+    """
 
     n_rows: int
     n_classes: int
@@ -39,6 +42,7 @@ class SharedModel:
     small: bool
     arrays: int
     n_threads: int
+    shift: Float | None = None
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,7 @@ class Block:
             x, targets, weight, offset, model = self._data
             pair = 2 * len(targets) * model.n_classes * (8 if model.small else 4)
             self._made = Problem(
-                Design(x, model.n_classes), targets, model.n_classes, sample_weight=weight,
+                Design(x, model.n_classes, model.shift), targets, model.n_classes, sample_weight=weight,
                 class_weight=model.class_weight, label_smoothing=model.label_smoothing, offset=offset,
                 fit_intercept=model.fit_intercept, max_memory=model.arrays * pair // 2, n_threads=model.n_threads,
                 small=model.small,

@@ -158,13 +158,13 @@ class SoftmaxRegression(_InMemory):
         read = read_blocks(self, parts, None if isinstance(y, str) else column_names(y), classes)
         problem: Any = SimpleNamespace(targets=read.targets, x=read.problem.design)
         self._remember(read.problem.design.n_features, parts.columns.features)
-        inputs = ProblemVariables(read.problem, None)
+        inputs = ProblemVariables(read.problem, shift=read.problem.design.shift)
         try:
             start = self._start(problem) if self.warm_start and hasattr(self, "coef_") else None
             with single_threaded_blas():
                 result = solve(
                     inputs, self.C, solver=self.solver, tol=self.tol, max_iter=self.max_iter, start=inputs.inner(start),
-                    callback=monitor,
+                    callback=monitor, coef_dtype=read.problem.design.dtype,
                 )  # fmt: skip
         except regression.FitInterrupted as interruption:
             result = interruption.result

@@ -36,13 +36,14 @@ class Shape:
         dtype: Any,
         *,
         sparse: bool,
-        reach: float,
+        column_reach: Float,
+        shift: Float | None,
         stored: int,
     ) -> None:
         self.edges = np.concatenate([[0], np.cumsum(lengths)])  # of the blocks
         self.n_rows, self.n_features, self.dtype = int(self.edges[-1]), n_features, np.dtype(dtype)
         self.sparse, self.in_memory = sparse, True
-        self._reach, self.stored = reach, stored
+        self._column_reach, self.shift, self.stored = column_reach, shift, stored
         self.blocks: Sequence[Any] = ()
         self.sample: Any = None  # fetches rows, once
         self._top: Array | None = None
@@ -52,8 +53,13 @@ class Shape:
         return np.zeros((k, self.n_features))
 
     def reach(self) -> float:
-        """No row is longer."""
-        return self._reach
+        """Return an upper bound of the length of every row; for sparse rows each feature's reach is such a bound."""
+        reach = self._column_reach
+        return float(reach.max(initial=0.0)) if self.sparse else float(np.sqrt((reach**2).sum())) * (1 + 1e-9)
+
+    def column_reach(self) -> Array:
+        """Return an upper bound of the absolute values of each feature."""
+        return self._column_reach
 
     def rows(self, index: Array, dtype: Any) -> Array:
         """Some dense rows."""

@@ -15,6 +15,7 @@ from softgrad.dask._collections import Parts
 from softgrad.dask._graph import collect, each, keep, let_go
 from softgrad.dask._problem import Remote, Shape
 from softgrad.dask._rows import BlockSummary, make, summary
+from softgrad.regression._inputs import far_from_zero
 from softgrad.regression._problem import SMALL, STORED
 
 Array = NDArray[Any]
@@ -53,9 +54,16 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
     lengths = [one.n_rows for one in found]
     n, p = sum(lengths), first.n_features
     small = n * p * k <= SMALL
+    reach, shift = np.full(p, max(one.reach for one in found)), None
+    if not first.sparse:
+        least = np.min([one.least for one in found if one.least is not None], axis=0)
+        most = np.max([one.most for one in found if one.most is not None], axis=0)
+        shift = far_from_zero(least, most) if estimator.fit_intercept else None
+        middle = 0.0 if shift is None else shift
+        reach = np.maximum(most - middle, middle - least)
     model = SharedModel(
         n, k, weight, float(estimator.label_smoothing), bool(estimator.fit_intercept), small,
-        _arrays(estimator, n, k, small, sum(one.n_bytes for one in found)), estimator.n_threads or 1,
+        _arrays(estimator, n, k, small, sum(one.n_bytes for one in found)), estimator.n_threads or 1, shift,
     )  # fmt: skip
     blocks = each("block", make, rows, shared=(model, targets.classes))
     if estimator.cache:
@@ -63,7 +71,7 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
         let_go(rows)  # what the blocks are made of goes on with them
     shape = Shape(
         lengths, p, first.dtype, sparse=first.sparse and not small,
-        reach=max(one.reach for one in found), stored=sum(one.stored for one in found),
+        column_reach=reach, shift=shift, stored=sum(one.stored for one in found),
     )  # fmt: skip
     w = np.ones(k) if weight is None else weight
     mass = (1 - model.label_smoothing) * w * targets.totals

@@ -55,7 +55,9 @@ class BlockSummary:
     sparse: bool = False
     known: Array | None = None
     totals: Float | None = None
-    reach: float = 0.0
+    least: Float | None = None  # of each feature of dense rows
+    most: Float | None = None
+    reach: float = 0.0  # of sparse rows: no row is longer
     n_bytes: int = 0
     stored: int = 0
     weight: float = 0.0
@@ -86,7 +88,7 @@ def block_of_frame(part: Any, columns: ColumnRoles) -> Any:
 def _checked(x: Any, names: Any, y: Any, weight: Any, offset: Any) -> BlockRows:
     n = x.shape[0]
     check_finite(x, names)
-    x = checked_rows(x)
+    x, _ = checked_rows(x)
     kept: Any = slice(None)
     a: Float | None = None
     if weight is not None:
@@ -162,17 +164,20 @@ def summary(rows: BlockRows | BlockSummary, *_: Any) -> BlockSummary:
         totals: Float = np.asarray(a @ rows.labels.astype(np.float64))
     else:
         totals = np.bincount(rows.labels, weights=a, minlength=len(rows.known)).astype(np.float64)
+    least = most = None
+    reach = 0.0
     if is_sparse(rows.x):
-        square, size = (longest(rows.x, None) if n else 0.0), rows.x.data.nbytes + rows.x.indices.nbytes
+        reach = float(np.sqrt(longest(rows.x, None) if n else 0.0)) * (1 + 1e-9)
+        size = rows.x.data.nbytes + rows.x.indices.nbytes
     else:
-        largest = max(-float(rows.x.min(initial=0.0)), float(rows.x.max(initial=0.0)))
-        square, size = p * largest**2, rows.x.nbytes
-    reach = float(np.sqrt(square)) * (1 + 1e-9)
+        least = rows.x.min(axis=0, initial=np.inf).astype(np.float64)
+        most = rows.x.max(axis=0, initial=-np.inf).astype(np.float64)
+        size = rows.x.nbytes
     columns = 0 if rows.offset is None else 1 if rows.offset.ndim == 1 else rows.offset.shape[1]
     stored = int(rows.x.nnz) if is_sparse(rows.x) else n * p
     return BlockSummary(
-        rows.n_given, n, p, rows.x.dtype, is_sparse(rows.x), rows.known, totals, reach, size, stored, float(a.sum()),
-        columns,
+        rows.n_given, n, p, rows.x.dtype, is_sparse(rows.x), rows.known, totals, least, most, reach, size, stored,
+        float(a.sum()), columns,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""How far from the optimum: a lower bound of the objective from the dual problem.
+"""Lower bounds of the least objective: from a point of the dual problem, and from the Newton decrement.
 
 The dual of  f(W, b) = Σ_i a_i [t_i lse(z_i) − y_i·z_i] + ½ κ ‖W‖²  has one distribution q_i a row,
 
@@ -14,19 +14,33 @@ with the least θ for which there is one.  Entropy is concave, so that H(q_i) �
 row has to be looked at again.  The price is about θ f, however small f is beside Σ a t log K.
 
 ``entropy`` below is Σ a t H(q) − Σ α·o.
+
+Without a penalty, or where rounding makes V / κ large, the decrement bounds the distance.  Along a direction Δ the
+third derivative of f is at most its second times R, the largest range of the scores of Δ in a row: the third central
+moment of a variable is at most its range times its variance.  With λ² = gᵀH⁻¹g and R ≤ M ‖Δ‖_H for every Δ,
+
+    f(W, b) − f* ≤ (Mλ + (1 − Mλ) log(1 − Mλ)) / M²   if Mλ < 1,
+
+which is between λ²/2 and λ² (Bach, "Self-concordant analysis for logistic regression", 2010, section 2).  λ and M are
+computed in the scale of H's diagonal, so that the scale of a feature does not matter.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import linalg
 
 from softgrad.regression._layout import inner
-from softgrad.regression._row_sums import RowSums
+from softgrad.regression._row_sums import LossAtPoint, RowSums
 
 Float = NDArray[np.float64]
 
-__all__ = ["dual_value"]
+MOST_PARAMETERS = 1500  # of a Hessian that is factorised for a bound alone
+MOST_WORK = 1e12  # multiplications that its sum over the rows may take
+HESSIAN_ERROR = {4: 1e-5, 8: 1e-12}  # of its largest eigenvalue, in the scale of its diagonal; by bytes of S
+
+__all__ = ["decrement_excess", "dual_value", "has_decrement_bound"]
 
 
 def dual_value(
@@ -64,6 +78,85 @@ def dual_value(
     gone = (1 - stays)[:, None] * targets
     v = (1 - theta) * weight + theta * (np.outer(to, gone.sum(axis=0)) - gone)
     return value - inner(v, v) / (2 * kappa)
+
+
+def has_decrement_bound(problem: RowSums) -> bool:
+    """Return whether the Hessian is small enough for `decrement_excess`."""
+    size = problem.n_classes * (problem.design.n_features + int(problem.fit_intercept))
+    return size <= MOST_PARAMETERS and bool(problem.design.n_rows * size**2 <= MOST_WORK)
+
+
+def decrement_excess(problem: RowSums, kappa: float, point: LossAtPoint, weight: Float, bias: Float) -> float:
+    """Return an upper bound of f(W, b) − f* at the stored point from its Newton decrement; inf where there is none.
+
+    Call it only where `has_decrement_bound`.
+
+    Parameters
+    ----------
+    problem : RowSums
+        The rows; ``point`` was evaluated at their stored point, in float64.
+    kappa : float
+        Weight κ of the penalty; 0 for none.
+    point : LossAtPoint
+        Loss and gradient there.
+    weight, bias : arrays (K, P) and (K,)
+        Coefficients and intercepts there.
+    """
+    k, p = weight.shape
+    width = p + int(problem.fit_intercept)
+    hessian = problem.hessian().reshape(k, width, k, width)
+    reach = np.ones(width)
+    reach[:p] = problem.design.column_reach()
+    gradient = np.zeros((k, width))
+    gradient[:, :p] = point.weight
+    if problem.fit_intercept:
+        gradient[:, p] = point.bias
+    # Rounding of each sum Σ_i R_ik x_ij: its terms' sizes add up to no more than Σ_i a_i (S_ik + y_ik) reach_j.
+    mass = 2 * problem.class_mass + point.bias
+    rounding = 4 * 2.0**-52 * np.outer(mass, reach)
+    excess = np.inf
+    if kappa > 0:
+        penalised = hessian.copy()
+        penalised[:, range(p), :, range(p)] += kappa * np.eye(k)
+        g = gradient.copy()
+        g[:, :p] += kappa * weight
+        excess = _self_concordant_excess(problem, penalised, g, rounding, reach)
+    if not excess < np.inf:  # f* is at least the least loss
+        excess = _self_concordant_excess(problem, hessian, gradient, rounding, reach)
+        excess += 0.5 * kappa * inner(weight, weight)
+    # Rounding of the loss here and where the model handed out is evaluated: of the scores, of exponentials and of sums.
+    scores = np.linalg.norm(weight * reach[:p], axis=1) + np.abs(bias)
+    rounding_of_loss = 4 * 2.0**-52 * (abs(point.loss) + float((mass * (1 + scores)).sum()))
+    return float(excess + rounding_of_loss)
+
+
+def _self_concordant_excess(problem: RowSums, hessian: Float, gradient: Float, rounding: Float, reach: Float) -> float:
+    """Return the module's bound from a Hessian (K, Q, K, Q), a gradient and its rounding (K, Q), and a reach (Q,)."""
+    k, width = gradient.shape
+    diagonal = np.einsum("kpkp->kp", hessian)
+    if not (np.isfinite(diagonal).all() and np.isfinite(gradient).all()):
+        return np.inf
+    scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    scaled = hessian / scale[:, :, None, None] / scale
+    for j in range(width):  # nothing depends on what all classes share: give it a curvature
+        shared = scale[:, j] / np.linalg.norm(scale[:, j])
+        scaled[:, j, :, j] += np.outer(shared, shared)
+    values, vectors = linalg.eigh(scaled.reshape(k * width, -1), check_finite=False)
+    error = HESSIAN_ERROR[np.dtype(problem.dtype).itemsize] * max(1.0, float(values[-1]))
+    parts = vectors.T @ (gradient / scale).ravel()
+    noise = float(np.linalg.norm(rounding / scale))
+    null = values <= 10 * error
+    if (np.abs(parts[null]) > noise).any() or null.all():
+        return np.inf  # the loss falls along a direction whose curvature is lost in rounding
+    least = float(values[~null][0]) - error
+    length = float(np.linalg.norm(parts[~null] / np.sqrt(values[~null] - error))) + noise / np.sqrt(least)
+    most = np.sqrt(2 * float(((reach / scale) ** 2).sum(axis=1).max()) / least)
+    t = most * length
+    if not t < 1:
+        return np.inf
+    if t < 1e-3:
+        return float(length**2 * (0.5 + t / 6 + t * t / 12 / (1 - t)))
+    return float((t + (1 - t) * np.log1p(-t)) / most**2)
 
 
 def _plogp(share: Float) -> Float:

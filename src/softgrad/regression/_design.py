@@ -99,9 +99,16 @@ class Design:
         The rows.
     n_classes : int
         Width of the scores, which bounds the tiles.
+    shift : array (P,), optional
+        Subtracted from each row, in float64, as its tile is made: all that is computed here is of the shifted rows. Of
+        sparse rows only features that every row stores may have one, and the numbers that they store are copied.
     """
 
-    def __init__(self, x: Any, n_classes: int) -> None:
+    def __init__(self, x: Any, n_classes: int, shift: NDArray[np.float64] | None = None) -> None:
+        self.shift = shift
+        if shift is not None and is_sparse(x):
+            x = type(x)(((x.data - shift[x.indices]).astype(x.dtype), x.indices, x.indptr), shape=x.shape)
+            self.shift = None  # no longer to be subtracted
         self.x = x
         self.stream = isinstance(x, RowBlocks)
         self.sparse = bool(is_sparse(next(iter(x)) if self.stream else x))
@@ -123,16 +130,11 @@ class Design:
         self._lock = threading.Lock()
         self._single: Array | None = None
         self._reach: float | None = None
+        self._column_reach: Array | None = None
         self._heavy: tuple[Array, Array] | None = None
         if self.sparse and not self.stream:
             groups = max(1, min(shares(x.nnz, n_classes), self.most_groups))
             self.tile_rows = max(1, min(-(-self.n_rows // groups), max(64, (8 << 20) // (4 * n_classes))))
-        elif not self.stream and self.dtype == np.float64 and self.in_memory:
-            # For the products that need no more.
-            self._single = np.empty(x.shape, np.float32)
-            with np.errstate(over="ignore"):
-                for lo, hi in self.edges(self.n_rows):
-                    self._single[lo:hi] = x[lo:hi]
 
     def edges(self, rows: int) -> list[tuple[int, int]]:
         """The tiles of so many rows, of equal size."""
@@ -149,6 +151,11 @@ class Design:
             first += block.shape[0]
 
     def _tile(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot, stored: bool) -> Any:
+        if self.shift is not None:
+            if dtype == np.float32 and block is self.x and self.in_memory and block.dtype == np.float64:
+                return self.single()[lo:hi]
+            tile = slot.scratch("x", hi - lo, self.n_features, dtype)
+            return np.subtract(block[lo:hi], self.shift, out=tile, casting="unsafe")
         narrow = stored and block.dtype.itemsize < np.dtype(dtype).itemsize
         if self.sparse or is_sparse(block):
             part = rows_of(block, lo, hi)
@@ -157,8 +164,8 @@ class Design:
             return block[lo:hi]
         if block.dtype == dtype:
             return block[lo:hi]
-        if self._single is not None and dtype == np.float32 and block is self.x:
-            return self._single[lo:hi]
+        if dtype == np.float32 and block is self.x and self.in_memory:
+            return self.single()[lo:hi]
         tile = slot.scratch("x", hi - lo, self.n_features, dtype)
         tile[...] = block[lo:hi]
         return tile
@@ -214,6 +221,21 @@ class Design:
         """The type in which sparse rows are kept for products in another."""
         return min(self.dtype, np.dtype(dtype), key=lambda kind: kind.itemsize)
 
+    def single(self) -> Array:
+        """Return dense float64 rows in memory as float32, for the products that need no more."""
+        with self._lock:
+            if self._single is None:
+                single = np.empty(self.x.shape, np.float32)
+                with np.errstate(over="ignore"):
+                    for lo, hi in self.edges(self.n_rows):
+                        single[lo:hi] = self._shifted(self.x[lo:hi])
+                self._single = single
+            return self._single
+
+    def _shifted(self, rows: Any) -> Any:
+        """Return rows of X less the shift."""
+        return rows if self.shift is None else rows - self.shift
+
     def turned(self) -> Turned:
         """Sparse rows in memory by features."""
         with self._lock:  # tiles ask for it from several threads
@@ -244,23 +266,32 @@ class Design:
             if self.sparse:
                 square = longest(self.x, self.turned() if self.turns else None)
             else:
-                tiles = [self.x[lo:hi] for lo, hi in self.edges(self.n_rows)]
-                largest = max(max(-float(x.min(initial=0.0)), float(x.max(initial=0.0))) for x in tiles)
-                square = self.n_features * largest**2
+                square = float((self.column_reach() ** 2).sum())
             self._reach = float(np.sqrt(square)) * (1 + 1e-9)
         return self._reach
+
+    def column_reach(self) -> Array:
+        """Return the largest absolute value of each feature (P,), in float64; reads X once."""
+        if self._column_reach is None:
+            most = np.zeros(self.n_features)
+            for _, block in self._blocks():
+                for lo, hi in [(0, block.shape[0])] if is_sparse(block) else self.edges(block.shape[0]):
+                    part = abs(self._shifted(block[lo:hi])).max(axis=0)
+                    np.maximum(most, part.toarray().ravel() if is_sparse(part) else part, out=most)
+            self._column_reach = most
+        return self._column_reach
 
     def rows(self, index: Array, dtype: Any) -> Array:
         """Some rows, dense, in memory: a sample."""
         if not self.stream:
             part = self.x[index]
-            return np.asarray(part.toarray() if is_sparse(part) else part, dtype=dtype)
+            return np.asarray(part.toarray() if is_sparse(part) else self._shifted(part), dtype=dtype)
         parts = []
         for first, block in self._blocks():
             inside = index[(index >= first) & (index < first + block.shape[0])] - first
             if len(inside):
                 part = block[inside]
-                parts.append(np.asarray(part.toarray() if is_sparse(part) else part, dtype=dtype))
+                parts.append(np.asarray(part.toarray() if is_sparse(part) else self._shifted(part), dtype=dtype))
         return np.concatenate(parts)
 
 

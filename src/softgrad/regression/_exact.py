@@ -42,12 +42,14 @@ class Exact:
         typical = max(float(np.trace(h)) / len(h), 1e-300)
         h[diagonal[:, :p].ravel(), diagonal[:, :p].ravel()] += kappa
         h[diagonal.ravel(), diagonal.ravel()] += damping
-        for a in range(k):  # nothing tells one constant for all classes from another: pin their sum
+        # Nothing tells one constant for all classes from another: pin their sum, in the scale of each feature.
+        shared = np.maximum(h[diagonal, diagonal].mean(axis=0), 1e-300) / k
+        for a in range(k):
             for b in range(k):
-                h[diagonal[a], diagonal[b]] += typical / k
+                h[diagonal[a], diagonal[b]] += shared
         gw, gb = gradient
         g = np.concatenate([gw, gb[:, None]], axis=1) if problem.fit_intercept else gw
-        d = _solve(h, -g.ravel(), typical).reshape(k, width)
+        d = _solve(h, -g.ravel()).reshape(k, width)
         d -= d.mean(axis=0)
         return Direction(
             np.ascontiguousarray(d[:, :p]),
@@ -57,8 +59,12 @@ class Exact:
         )
 
 
-def _solve(h: Float, right: Float, typical: float) -> Any:
-    """Solve H d = −g; a little of the identity more each time H is not positive in floating point."""
+def _solve(h: Float, right: Float) -> Any:
+    """Solve H d = −g in the scale of H's diagonal, a little of which is added while H is not positive definite."""
+    scale = 1 / np.sqrt(np.maximum(np.diagonal(h), 1e-300))
+    h *= scale[:, None]
+    h *= scale
+    right = right * scale
     ridge = 0.0
     for _ in range(12):
         try:
@@ -66,7 +72,7 @@ def _solve(h: Float, right: Float, typical: float) -> Any:
                 h[np.diag_indices_from(h)] += ridge
             factor = linalg.cho_factor(h, lower=True, check_finite=False)
         except linalg.LinAlgError:
-            ridge = max(1e-14 * typical, 100 * ridge)
+            ridge = max(1e-14, 100 * ridge)
             continue
-        return linalg.cho_solve(factor, right, check_finite=False)
-    return right / typical
+        return linalg.cho_solve(factor, right, check_finite=False) * scale
+    return right * scale

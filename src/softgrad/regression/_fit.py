@@ -11,9 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from softgrad._core.blas import single_threaded_blas
 from softgrad.regression._exact import Exact
+from softgrad.regression._handout import hand_out
 from softgrad.regression._inputs import ProblemVariables, checked
 from softgrad.regression._lbfgs import lbfgs
 from softgrad.regression._newton import newton
+from softgrad.regression._row_sums import RowSums
 from softgrad.regression._state import Progress, State
 from softgrad.regression._truncated import Truncated
 
@@ -41,8 +43,9 @@ class FitResult:
     objective : float
         C Σ a ℓ + ½‖W‖² at the result (Σ a ℓ when C is ``inf``).
     gap : float
-        An upper bound of (objective − optimum) / optimum, from the dual problem; NaN without a penalty, inf if no
-        positive bound was found.
+        An upper bound of (objective − optimum) / optimum of this model, from the dual problem or, where that gives
+        none, from the Newton decrement. inf if no positive bound was found. Without a penalty, NaN where the classes
+        are separable or there are more than 1500 parameters; the message says which.
     history : list of Progress
         One entry an iteration.
     converged : bool
@@ -100,6 +103,7 @@ def fit(
     n_threads: int | None = None,
     start: tuple[ArrayLike, ArrayLike] | None = None,
     callback: Callable[[Progress], Any] | None = None,
+    coef_dtype: Any = np.float64,
 ) -> FitResult:
     """Minimise C Σ_i a_i ℓ_i(W x_i + b) + ½ ‖W‖² to a certified distance from the optimum.
 
@@ -130,7 +134,7 @@ def fit(
         they are too large; "newton": the whole Hessian, for few parameters; "lbfgs": preconditioned L-BFGS. "auto"
         chooses by shape, and first turns fewer rows than features into their row space.
     tol : float
-        The fit is done when ``gap`` is at most this. Without a penalty: when the Newton decrement is.
+        The fit is done when ``gap`` is at most this. Without a penalty another step is taken from there.
     max_iter : int
         Most iterations.
     max_memory : int, optional
@@ -143,6 +147,9 @@ def fit(
         Where to start.
     callback : callable (Progress), optional
         Called after each iteration.
+    coef_dtype : dtype
+        Type that the coefficients and intercepts are rounded to: float32 or float64. Objective and gap are those of
+        the rounded model.
 
     Returns
     -------
@@ -184,7 +191,10 @@ def fit(
     )
     check_options(C, solver, tol, max_iter)
     with single_threaded_blas():
-        return solve(inputs, C, solver=solver, tol=tol, max_iter=max_iter, start=inputs.inner(start), callback=callback)
+        return solve(
+            inputs, C, solver=solver, tol=tol, max_iter=max_iter, start=inputs.inner(start), callback=callback,
+            coef_dtype=coef_dtype,
+        )  # fmt: skip
 
 
 def check_options(C: float, solver: str, tol: float, max_iter: int) -> None:
@@ -209,6 +219,7 @@ def solve(
     start: tuple[Float, Float] | None = None,
     callback: Callable[[Progress], Any] | None = None,
     preconditioner: Any = None,
+    coef_dtype: Any = np.float64,
 ) -> FitResult:
     """One fit of a problem that was checked; ``start`` in its own variables."""
     problem = inputs.problem
@@ -219,6 +230,7 @@ def solve(
         problem, weight, bias, kappa=kappa, scale=scale, tol=tol, max_iter=max_iter, callback=callback,
         preconditioner=preconditioner,
     )  # fmt: skip
+    given = inputs
     parameters = problem.n_classes * (problem.design.n_features + int(problem.fit_intercept))
     dense = not problem.design.sparse
     if solver == "auto":
@@ -228,35 +240,60 @@ def solve(
         raise ValueError("solver 'newton' needs dense rows; 'newton-cg' takes sparse ones")
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is judged by its value
-            if solver == "lbfgs":
-                lbfgs(problem, state)
-            else:
-                newton(problem, state, Exact(problem, state) if solver == "newton" else Truncated(problem, state))
-            if state.handed_over:
-                solver = "newton"
-                newton(problem, state, Exact(problem, state))
-            if not state.evaluated_precisely:
-                state.finish()
+            solver = run(problem, state, solver)
+            inputs.preconditioner, inputs.last_weight, inputs.last_bias = state.preconditioner, state.weight, state.bias
+            if inputs.basis is not None:
+                given, state = in_features(inputs, state)
+                if not (state.done() or state.gap <= tol):
+                    run(given.problem, state, "newton-cg")
     except KeyboardInterrupt as interrupt:
-        raise FitInterrupted(_result(inputs, state, solver, "interrupted")) from interrupt
+        if given is inputs and inputs.basis is not None:
+            given, state = in_features(inputs, state)
+        raise FitInterrupted(_result(given, state, solver, "interrupted", coef_dtype)) from interrupt
     except FloatingPointError as error:
         raise ValueError(
             f"the objective is not finite at iteration {state.iteration}: the features are too large for "
             f"{problem.design.dtype}; scale them"
         ) from error
-    result = _result(inputs, state, solver, "")
-    inputs.preconditioner = state.preconditioner
-    inputs.last_weight, inputs.last_bias = state.weight, state.bias
-    return result
+    return _result(given, state, solver, "", coef_dtype)
 
 
-def _result(inputs: ProblemVariables, state: State, solver: str, reason: str) -> FitResult:
+def run(problem: RowSums, state: State, solver: str) -> str:
+    """Run a solver to its end, and evaluate its last point in float64; returns the solver that came to the end."""
+    if solver == "lbfgs":
+        lbfgs(problem, state)
+    else:
+        newton(problem, state, Exact(problem, state) if solver == "newton" else Truncated(problem, state))
+    if state.handed_over:
+        solver = "newton"
+        newton(problem, state, Exact(problem, state))
+    if not state.evaluated_precisely:
+        state.finish()
+    return solver
+
+
+def in_features(inputs: ProblemVariables, state: State) -> tuple[ProblemVariables, State]:
+    """Return the problem in the caller's features, and a state at the point that was found in its row space."""
+    given = inputs.whole()
+    start = given.inner(inputs.outer(state.weight, state.bias))
+    assert start is not None
+    found = State(
+        given.problem, *start, kappa=state.kappa, scale=state.scale, tol=state.tol, max_iter=state.max_iter,
+        callback=state.callback,
+    )  # fmt: skip
+    found.continue_from(state)
+    found.finish()
+    return given, found
+
+
+def _result(inputs: ProblemVariables, state: State, solver: str, reason: str, coef_dtype: Any) -> FitResult:
     """The state in the caller's variables."""
-    coef, intercept = inputs.outer(state.weight, state.bias)
+    coef, intercept, objective, gap = hand_out(inputs, state, coef_dtype)
     rounding = 1e-13
-    gap = float(state.gap)
-    shown = float("nan") if state.kappa == 0 else gap
-    converged = not reason and not state.separable and (gap <= state.tol or (state.stalled and gap <= rounding))
+    unproved = state.kappa == 0 and not state.provable
+    shown = float("nan") if unproved or state.separable else gap
+    converged = not reason and not state.separable
+    converged = converged and (state.polished if unproved else gap <= state.tol or (state.stalled and gap <= rounding))
     if reason:
         message = f"{reason} at iteration {state.iteration}; gap {shown:.3g}, tol = {state.tol:g}"
     elif state.separable:
@@ -265,11 +302,12 @@ def _result(inputs: ProblemVariables, state: State, solver: str, reason: str) ->
             "without end, and there is no optimum; use a finite C"
         )
     elif converged:
-        message = (
-            f"the gap, {shown:.3g}, is within tol = {state.tol:g}"
-            if state.kappa
-            else "the Newton decrement is within tol"
-        )
+        message = f"the gap, {shown:.3g}, is within tol = {state.tol:g}"
+        if unproved:
+            message = (
+                "the Newton decrement is within tol; the gap is NaN: without a penalty its proof needs the Hessian, "
+                "which is too large here"
+            )
     elif state.stalled:
         message = f"float64 has no lower point: gap {shown:.3g}, tol = {state.tol:g}; raise tol or scale the features"
     else:
@@ -279,7 +317,7 @@ def _result(inputs: ProblemVariables, state: State, solver: str, reason: str) ->
         intercept=intercept,
         n_iter=state.iteration,
         n_passes=state.problem.passes - state.passes_before,
-        objective=float(state.objective * state.scale),
+        objective=objective,
         gap=shown,
         history=state.history,
         converged=bool(converged),

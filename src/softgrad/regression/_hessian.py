@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from softgrad.regression._design import Design, Slot
 from softgrad.regression._sample import draw
+from softgrad.regression._sparse import is_sparse
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -38,7 +39,7 @@ def sampled_hessian(
     return collect([slot], k, width), len(index)
 
 
-def add_rows(slot: Slot, x: Array, prob: Array, h: Array | None, width: int) -> None:
+def add_rows(slot: Slot, x: Any, prob: Array, h: Array | None, width: int) -> None:
     """Add −Σ (S_i ⊗ x_i)(S_i ⊗ x_i)ᵀ of some rows, and the Gram matrices Σ S_ik x_i x_iᵀ of the diagonal blocks."""
     k = prob.shape[1]
     if slot.hessian is None or slot.grams is None:
@@ -48,7 +49,7 @@ def add_rows(slot: Slot, x: Array, prob: Array, h: Array | None, width: int) -> 
         part = slice(lo, min(lo + step, len(x)))
         rows = part.stop - part.start
         wide = slot.scratch("wide", rows, width, np.float64)
-        wide[:, : x.shape[1]] = x[part]
+        wide[:, : x.shape[1]] = x[part].toarray() if is_sparse(x) else x[part]
         wide[:, x.shape[1] :] = 1
         if h is not None:
             wide *= np.sqrt(h[part])[:, None]

@@ -6,6 +6,8 @@ penalised optimum lies: X = L Q with orthonormal rows Q, so W = V Q has the norm
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,17 +24,40 @@ from softgrad.regression.sources import RowBlocks
 Float = NDArray[np.float64]
 
 ROW_SPACE_ROWS = 3000  # the eigenproblem of that many rows is a second
+PIVOTED_ROWS = 500  # a pivoted decomposition takes three times as long as one that is not
+ROW_SPACE_ERROR = 1e-10
 LARGEST = {4: 1e18, 8: 1e150}  # by the bytes of a number
+FAR = 30.0  # of half a feature's range
 CHECKED_ROWS = 1 << 22  # numbers looked at together
 
-__all__ = ["ProblemVariables", "checked", "checked_rows"]
+__all__ = ["ProblemVariables", "checked", "checked_rows", "far_from_zero"]
 
 
 class ProblemVariables:
-    """A problem, and the way between its variables and the caller's."""
+    """A problem, and the way between its variables and the caller's.
 
-    def __init__(self, problem: RowSums, basis: Float | None) -> None:
-        self.problem, self.basis = problem, basis
+    Attributes
+    ----------
+    problem : RowSums
+        The problem that is solved.
+    shift : array (P,) or None
+        Subtracted from the rows: coefficients W and intercepts b become W and b + W·shift.
+    basis : array (Q, P) or None
+        Orthonormal basis of the row space in which it is solved; None: in the caller's features.
+    binomial : bool
+        Whether the caller's model has one row of coefficients for two classes.
+    preconditioner, last_weight, last_bias
+        Of the last fit, for the next one of a path.
+    """
+
+    def __init__(
+        self,
+        problem: RowSums,
+        basis: Float | None = None,
+        whole: Callable[[], RowSums] | None = None,
+        shift: Float | None = None,
+    ) -> None:
+        self.problem, self.basis, self._whole, self.shift = problem, basis, whole, shift
         self.binomial = problem.n_classes == 2
         self.preconditioner: Any = None
         self.last_weight, self.last_bias = np.zeros((0, 0)), np.zeros(0)
@@ -45,6 +70,13 @@ class ProblemVariables:
             bias = np.log(problem.class_mass / problem.mass)
             bias -= bias.mean()
         return problem.design.zeros(problem.n_classes), bias
+
+    def whole(self) -> ProblemVariables:
+        """Return the problem in the caller's features; for one that is solved in a row space."""
+        assert self._whole is not None
+        whole = ProblemVariables(self._whole(), shift=self.shift)
+        whole.binomial = self.binomial
+        return whole
 
     def inner(self, start: tuple[ArrayLike, ArrayLike] | None) -> tuple[Float, Float] | None:
         """A start in the problem's variables."""
@@ -61,6 +93,8 @@ class ProblemVariables:
             )
         if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
             raise ValueError("start holds numbers that are not finite")
+        if self.shift is not None:
+            intercept = self._moved(intercept, coef, 1)
         if self.binomial:
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
         # Nothing depends on what all classes share, and solvers keep it at zero.
@@ -76,8 +110,15 @@ class ProblemVariables:
         """The caller's coef and intercept."""
         weight = np.ascontiguousarray(weight if self.basis is None else weight @ self.basis)
         if self.binomial:
-            return weight[1:] - weight[:1], bias[1:] - bias[:1]
-        return weight - weight.mean(axis=0), (bias - bias.mean() if self.problem.fit_intercept else bias)
+            weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
+        else:
+            weight, bias = weight - weight.mean(axis=0), (bias - bias.mean() if self.problem.fit_intercept else bias)
+        return weight, bias if self.shift is None else self._moved(bias, weight, -1)
+
+    def _moved(self, intercept: Float, coef: Float, sign: int) -> Float:
+        """Return ``intercept ± coef @ shift``, rounded once where long double has more digits."""
+        assert self.shift is not None
+        return np.asarray(intercept + sign * (coef.astype(np.longdouble) @ self.shift), dtype=np.float64)
 
 
 def checked(
@@ -95,7 +136,7 @@ def checked(
     reduce_rows: bool,
 ) -> ProblemVariables:
     """Check everything but C and the solver's options, and make the problem."""
-    x = checked_rows(x)
+    x, (least, most) = checked_rows(x)
     n = x.n_rows if isinstance(x, RowBlocks) else x.shape[0]
     if n == 0:
         raise ValueError("x has no rows: nothing to fit")
@@ -108,24 +149,19 @@ def checked(
     a = _vector(sample_weight, n, "sample_weight", "row")
     w = _vector(class_weight, n_classes, "class_weight", "class")
     y = _targets(targets, n, n_classes)
-    shift = _offset(offset, n, n_classes)
-    basis = None
+    offset = _offset(offset, n, n_classes)
     if is_sparse(x) and n * x.shape[1] * n_classes <= SMALL:
         x = x.toarray()  # little data are run to rounding, which the dense solvers do
+    shift = far_from_zero(least, most) if fit_intercept else None
+    make = partial(
+        _problem, targets=y, n_classes=n_classes, sample_weight=a, class_weight=w,
+        label_smoothing=float(label_smoothing), offset=offset, shift=shift, fit_intercept=bool(fit_intercept),
+        max_memory=max_memory, n_threads=resolve_threads(n_threads),
+    )  # fmt: skip
+    space = None
     if reduce_rows and isinstance(x, np.ndarray) and n < x.shape[1] and n <= ROW_SPACE_ROWS:
-        x, basis = _row_space(x)
-    problem = Problem(
-        Design(x, n_classes),
-        y,
-        n_classes,
-        sample_weight=a,
-        class_weight=w,
-        label_smoothing=float(label_smoothing),
-        offset=shift,
-        fit_intercept=bool(fit_intercept),
-        max_memory=max_memory,
-        n_threads=resolve_threads(n_threads),
-    )
+        space = _row_space(x if shift is None else x - shift)
+    problem = make(x) if space is None else make(space[0], shift=None)
     if a is not None and not a.any():
         raise ValueError("sample_weight is zero in every row: at least one weight must be positive")
     empty = np.flatnonzero(~(problem.class_mass > 0))
@@ -134,13 +170,26 @@ def checked(
             f"class {empty[0]} is empty: no row with a positive weight has it as its target, so its intercept has no "
             "optimum; leave the class out"
         )
-    return ProblemVariables(problem, basis)
+    return ProblemVariables(problem, None if space is None else space[1], partial(make, x), shift)
 
 
-def checked_rows(x: Any) -> Any:
-    """The rows, finite and of a size whose squares are; sparse ones as a CSR array."""
+def _problem(x: Any, *, n_classes: int, shift: Float | None, **options: Any) -> Problem:
+    return Problem(Design(x, n_classes, shift), n_classes=n_classes, **options)
+
+
+def checked_rows(x: Any) -> tuple[Any, tuple[Float, Float]]:
+    """Return the rows, sparse ones as a CSR array, and the least and largest value of each feature.
+
+    The values of a block stand for those of a `RowBlocks`; a feature that a sparse row does not store has 0 for both.
+
+    Raises
+    ------
+    ValueError
+        If a number is not finite or so large that its square overflows.
+    """
     if isinstance(x, RowBlocks):
-        return x
+        block = next(iter(x))
+        return x, (np.zeros(x.n_features),) * 2 if is_sparse(block) else _column_range(block)
     if is_sparse(x):
         if x.dtype not in (np.float32, np.float64) or x.ndim != 2:
             raise ValueError(f"x must be float32 or float64, not {x.dtype}")
@@ -150,23 +199,48 @@ def checked_rows(x: Any) -> Any:
         if bad.size:
             row = int(np.searchsorted(x.indptr, bad[0], side="right")) - 1
             raise ValueError(f"x[{row}, {x.indices[bad[0]]}] is {x.data[bad[0]]}: the rows must be finite")
-        return x
+        least, most = np.zeros(x.shape[1]), np.zeros(x.shape[1])
+        stored = np.flatnonzero(np.bincount(x.indices, minlength=x.shape[1]) == x.shape[0])
+        if stored.size and x.has_canonical_format:
+            part = x[:, stored].toarray()
+            least[stored], most[stored] = part.min(axis=0, initial=np.inf), part.max(axis=0, initial=-np.inf)
+        return x, (least, most)
     x = np.asarray(x) if not isinstance(x, np.ndarray) else x
     if x.ndim != 2 or x.dtype not in (np.float32, np.float64):
         raise ValueError(f"x must be a float32 or float64 array (N, P), not {x.dtype} of shape {x.shape}")
+    return x, _column_range(x)
+
+
+def _column_range(x: NDArray[Any]) -> tuple[Float, Float]:
+    """Return the least and the largest value of each feature of dense rows, all of them finite."""
+    least, most = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
     step = max(1, CHECKED_ROWS // max(1, x.shape[1]))
     for lo in range(0, len(x) if x.shape[1] else 0, step):
         part = x[lo : lo + step]
-        least, most = float(part.min()), float(part.max())
-        if not (np.isfinite(least) and np.isfinite(most)):
+        low, high = part.min(axis=0), part.max(axis=0)
+        largest = max(-float(low.min()), float(high.max()))
+        if not np.isfinite(largest):
             row, col = (int(i) for i in np.argwhere(~np.isfinite(part))[0])
             raise ValueError(f"x[{lo + row}, {col}] is {part[row, col]}: the rows must be finite")
-        if max(-least, most) > LARGEST[x.dtype.itemsize]:
-            row, col = (int(i) for i in np.argwhere(np.abs(part) == max(-least, most))[0])
+        if largest > LARGEST[x.dtype.itemsize]:
+            row, col = (int(i) for i in np.argwhere(np.abs(part) == largest)[0])
             raise ValueError(
                 f"x[{lo + row}, {col}] is {part[row, col]:g}: the squares of such features overflow; scale them"
             )
-    return x
+        np.minimum(least, low, out=least)
+        np.maximum(most, high, out=most)
+    return least, most
+
+
+def far_from_zero(least: Float, most: Float) -> Float | None:
+    """Return what to subtract from each feature: the middle of its range if it is far from 0; None for no feature.
+
+    Scores of such features lose digits, and the intercept nearly repeats them.  A free intercept makes the shift exact.
+    """
+    with np.errstate(invalid="ignore"):
+        middle, half = (least + most) / 2, (most - least) / 2
+        far = np.abs(middle) > FAR * np.where(half > 0, half, np.maximum(half.max(initial=0.0), 1.0))
+    return np.where(far, middle, 0.0) if far.any() else None
 
 
 def _vector(values: ArrayLike | None, size: int, name: str, unit: str) -> Float | None:
@@ -218,13 +292,32 @@ def _offset(offset: ArrayLike | None, n: int, n_classes: int) -> NDArray[Any] | 
     return np.ascontiguousarray(shift)
 
 
-def _row_space(x: NDArray[Any]) -> tuple[Float, Float]:
-    """Coordinates of the rows, and an orthonormal basis of their space."""
+def _row_space(x: NDArray[Any]) -> tuple[Float, Float] | None:
+    """Return coordinates of the rows and an orthonormal basis of their space; None where no basis is precise enough.
+
+    Each feature must be given back to within `ROW_SPACE_ERROR` of its largest value.  The Gram matrix squares the ratio
+    of large features to small ones; a QR decomposition with the features in descending order and with pivoting has an
+    error relative to each feature (Cox and Higham, 1998), and takes longer.
+    """
     wide = x.astype(np.float64)
-    values, vectors = linalg.eigh(wide @ wide.T, check_finite=False)
-    kept = values > max(float(values[-1]), 1e-300) * len(x) * 2.0**-52
-    if not kept.any():
+    most = np.abs(wide).max(axis=0)
+    scale = float(most.max(initial=0.0))
+    if scale == 0:
         return np.zeros((len(x), 1)), np.zeros((1, x.shape[1]))
-    basis = (vectors[:, kept].T @ wide) / np.sqrt(values[kept])[:, None]
-    orthonormal = linalg.qr(basis.T, mode="economic", check_finite=False)[0].T  # eigenvalues lose half the digits
-    return wide @ orthonormal.T, np.asarray(orthonormal, dtype=np.float64)
+    values, vectors = linalg.eigh((wide / scale) @ (wide.T / scale), check_finite=False)
+    kept = values > float(values[-1]) * len(x) * 2.0**-52
+    basis: Any = (vectors[:, kept].T @ (wide / scale)) / np.sqrt(values[kept])[:, None]
+    basis = linalg.qr(basis.T, mode="economic", check_finite=False)[0].T  # eigenvalues lose half the digits
+    if _gives_back(wide, basis, most):
+        return wide @ basis.T, np.asarray(basis, dtype=np.float64)
+    if len(x) > PIVOTED_ROWS:
+        return None
+    order = np.argsort(-most, kind="stable")
+    basis = np.empty((len(x), x.shape[1]))
+    basis[:, order] = linalg.qr(wide[:, order].T / scale, mode="economic", pivoting=True, check_finite=False)[0].T
+    return (wide @ basis.T, basis) if _gives_back(wide, basis, most) else None
+
+
+def _gives_back(x: Float, basis: Float, most: Float) -> bool:
+    """Return whether the projections of the rows on a basis have the features of the rows."""
+    return bool((np.abs(x - (x @ basis.T) @ basis).max(axis=0) <= ROW_SPACE_ERROR * most).all())

@@ -57,7 +57,7 @@ class RowSums(ABC):
     ----------
     design : Any
         What is known of X without reading it: ``n_rows``, ``n_features``, ``sparse``, ``dtype``, ``in_memory``,
-        ``zeros(k)``, ``reach()``; and ``rows(index, dtype)``, some rows.
+        ``zeros(k)``, ``reach()``, ``column_reach()``; and ``rows(index, dtype)``, some rows.
     n_classes, fit_intercept
         Of the model.
     class_mass, mass : array (K,), float

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad.regression._certificate import dual_value
+from softgrad.regression._certificate import decrement_excess, dual_value, has_decrement_bound
 from softgrad.regression._layout import inner
 from softgrad.regression._row_sums import LossAtPoint, RowSums
 
@@ -18,6 +18,7 @@ Float = NDArray[np.float64]
 SEPARABLE = 1e-9  # a mean loss that only separable data reach, without a penalty
 ROUNDING = 1e-14  # a gap that float64 cannot tell from 0: small problems are run to it
 STALL = 12  # iterations in float64 without progress
+MOST_PROOFS = 4  # with a penalty: bounds from a Newton decrement, where the dual problem gives none
 
 __all__ = ["Progress", "State"]
 
@@ -32,7 +33,7 @@ class Progress(NamedTuple):
     objective : float
         C Σ a ℓ + ½‖W‖², or Σ a ℓ for C = inf.
     gap : float
-        The least upper bound so far of (objective − optimum) / optimum; inf before there is one, NaN for C = inf.
+        The least upper bound so far of (objective − optimum) / optimum; inf before there is one.
     passes : float
         Products with the rows so far: one is ``X @ W`` and ``X.T @ G``.
     seconds : float
@@ -79,7 +80,10 @@ class State:
         self.bound, self.gap = -np.inf, np.inf  # the best dual value of a float64 evaluation, and its gap
         self.rough = -np.inf
         self.evaluated_precisely = False
-        self.stalled = self.separable = False
+        self.point: LossAtPoint | None = None  # the last evaluation
+        self.stalled = self.separable = self.polished = False
+        self.provable = has_decrement_bound(problem)
+        self.proofs = 0
         self.best = np.inf
         self.since_best = 0
         self.history: list[Progress] = []
@@ -103,7 +107,7 @@ class State:
 
     def adopt(self, evaluation: LossAtPoint) -> None:
         """Judge an evaluation of the point, and tell the callback."""
-        self.evaluated_precisely = self.precise
+        self.evaluated_precisely, self.point = self.precise, evaluation
         self.square = inner(self.weight, self.weight)
         self.loss, self.objective = evaluation.loss, evaluation.loss + 0.5 * self.kappa * self.square
         if not (np.isfinite(self.objective) and np.isfinite(evaluation.weight).all()):
@@ -122,31 +126,46 @@ class State:
     def _judge(self) -> None:
         """The gap from the best bound; from a float32 one only to decide whether float64 is worth its price."""
         if self.kappa == 0:
-            self.gap = np.nan
-            # The Newton decrement is what is left where the model holds.
-            if self.gain <= 0.5 * self.tol * self.loss or self.gain <= 1e-15 * self.loss:
-                self.gap = 0.0 if self.precise else self.gap
-                self.precise = True
             self.separable = self.loss <= SEPARABLE * self.problem.mass
-            return
+        # The decrement of the last step is more than what is left where the model holds.
+        near = self.gain <= max(0.5 * self.tol, 1e-15) * self.objective
         bound = self.bound if self.precise else self.rough
-        gap = max(0.0, (self.objective - bound) / bound) if bound > 0 else np.inf
+        if self.precise and near and self.relative(bound) > self.tol:
+            self.prove()
+            bound = self.bound
+        gap = self.relative(bound)
         if self.precise:
             self.since_best = (
                 0 if self.objective < self.best * (1 - 1e-15) or gap < 0.7 * self.gap else self.since_best + 1
             )
         self.best = min(self.best, self.objective)
         self.gap = gap
-        if not self.precise and gap <= self.tol:
+        if not self.precise and (gap <= self.tol or (near and self.kappa == 0)):
             self.precise = True  # the next evaluation proves it
+
+    def relative(self, bound: float, objective: float | None = None) -> float:
+        """Return an objective's gap to a lower bound of the optimum, relative to the bound; inf if that is not positive.
+
+        The objective is the state's if none is given.
+        """
+        objective = self.objective if objective is None else objective
+        return max(0.0, (objective - bound) / bound) if 0 < bound < np.inf else np.inf
+
+    def prove(self) -> None:
+        """Raise the bound of the optimum by the Newton decrement of the last evaluation, made in float64."""
+        if not self.provable or self.separable or (self.kappa > 0 and self.proofs >= MOST_PROOFS):
+            return
+        assert self.point is not None
+        self.proofs += 1
+        excess = decrement_excess(self.problem, self.kappa, self.point, self.weight, self.bias)
+        self.bound = max(self.bound, self.objective - excess)
 
     def record(self) -> None:
         """Tell what was reached."""
-        gap = np.nan if self.kappa == 0 else self.gap
         progress = Progress(
             self.iteration,
             self.objective * self.scale,
-            gap,
+            self.gap,
             self.problem.passes - self.passes_before,
             time.perf_counter() - self.started,
             self.step,
@@ -163,10 +182,13 @@ class State:
         if self.separable or self.stalled:
             return True
         if self.evaluated_precisely:
-            enough = ROUNDING if self.thorough and self.since_best < 2 else self.tol
-            if self.gap <= min(enough, self.tol):
-                return True
-            if self.since_best >= self.stall:
+            enough = ROUNDING if self.thorough and self.since_best < 2 and self.kappa > 0 else self.tol
+            unproved = self.kappa == 0 and not self.provable and self.gain <= 0.5 * self.tol * self.loss
+            if self.gap <= min(enough, self.tol) or unproved:
+                if self.kappa > 0 or self.polished:
+                    return True
+                self.polished = True  # the loss is flat here: another step makes the coefficients twice as precise
+            elif self.since_best >= self.stall:
                 self.stalled = True
                 return True
         return self.iteration >= self.max_iter
@@ -183,6 +205,11 @@ class State:
         if self.gap < 0.5 and 0.3 * self.gain <= self.tol * self.objective:
             self.precise = True
 
+    def continue_from(self, other: State) -> None:
+        """Go on counting where another state of the same fit ended."""
+        self.iteration, self.history, self.started = other.iteration, other.history, other.started
+        self.passes_before = self.problem.passes - (other.problem.passes - other.passes_before)
+
     def finish(self) -> None:
         """Evaluate the last point in float64, for the result."""
         moved = self.problem.settle(self.weight, self.bias, precise=True, known=False)
@@ -190,8 +217,9 @@ class State:
             self.bias = self.bias + moved
         found = self.problem.gradient(self.weight, self.bias, precise=True, known=moved is not None)
         self.precise = self.evaluated_precisely = True
+        self.point = found
         self.square = inner(self.weight, self.weight)
         self.loss, self.objective = found.loss, found.loss + 0.5 * self.kappa * self.square
         if self.kappa > 0:
             self.bound = dual_value(self.problem, self.kappa, found.entropy, found.weight, found.bias)
-            self._judge()
+        self._judge()

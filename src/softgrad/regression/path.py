@@ -84,6 +84,7 @@ class _Options(NamedTuple):
     tol: float
     max_iter: int
     callback: Callable[[Progress], Any] | None
+    coef_dtype: Any
 
 
 def softmax_path(
@@ -104,6 +105,7 @@ def softmax_path(
     n_threads: int | None = None,
     start: tuple[ArrayLike, ArrayLike] | None = None,
     callback: Callable[[Progress], Any] | None = None,
+    coef_dtype: Any = np.float64,
 ) -> PathResult:
     """Fit every C, from the smallest on, each from the fits before it; one preconditioner serves them all.
 
@@ -121,6 +123,8 @@ def softmax_path(
         Where the first fit starts.
     callback : callable (Progress), optional
         As in :func:`fit`, for every C.
+    coef_dtype : dtype
+        As in :func:`fit`.
 
     Returns
     -------
@@ -166,7 +170,8 @@ def softmax_path(
         reduce_rows=solver == "auto",
     )
     with single_threaded_blas():
-        results = list(_along(inputs, values, _Options(solver, tol, max_iter, callback), inputs.inner(start)))
+        options = _Options(solver, tol, max_iter, callback, coef_dtype)
+        results = list(_along(inputs, values, options, inputs.inner(start)))
     return _collect(values, results)
 
 
@@ -216,6 +221,7 @@ def _along(
             start=start,
             callback=options.callback,
             preconditioner=inputs.preconditioner,
+            coef_dtype=options.coef_dtype,
         )
         before.append((inputs.last_weight, inputs.last_bias))
         yield result
@@ -257,6 +263,7 @@ def cross_validate_path(
     early_stop: int | None = None,
     whole_path: bool = True,
     keep_folds: bool = True,
+    coef_dtype: Any = np.float64,
 ) -> CrossValidation:
     """The path of all rows, and of every fold, which follows it.
 
@@ -282,6 +289,8 @@ def cross_validate_path(
         Whether all rows are fitted at the other values of C, too, when the scores have ended early.
     keep_folds : bool
         Whether the coefficients of the folds are part of the result; without them their arrays are empty.
+    coef_dtype : dtype
+        As in :func:`fit`, for every fit.
 
     Returns
     -------
@@ -303,7 +312,7 @@ def cross_validate_path(
     )  # fmt: skip
     for c in values:
         check_options(float(c), solver, tol, max_iter)
-    options = _Options(solver, tol, max_iter, callback)
+    options = _Options(solver, tol, max_iter, callback, coef_dtype)
     a = None if sample_weight is None else np.asarray(sample_weight, dtype=np.float64)
     w = None if class_weight is None else np.asarray(class_weight, dtype=np.float64)
     shift = None if offset is None else np.asarray(offset, dtype=np.float64)
