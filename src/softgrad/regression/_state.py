@@ -144,7 +144,7 @@ class State:
             self.precise = True  # the next evaluation proves it
 
     def relative(self, bound: float, objective: float | None = None) -> float:
-        """Return an objective's gap to a lower bound of the optimum, relative to the bound; inf if that is not positive.
+        """Return the relative gap between an objective and a lower bound of the optimum; inf without a positive bound.
 
         The objective is the state's if none is given.
         """
