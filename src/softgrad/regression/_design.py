@@ -285,7 +285,8 @@ class Design:
         """Some rows, dense, in memory: a sample."""
         if not self.stream:
             part = self.x[index]
-            return np.asarray(part.toarray() if is_sparse(part) else self._shifted(part), dtype=dtype)
+            with np.errstate(over="ignore"):  # float32 preconditioners judge the result by its value
+                return np.asarray(part.toarray() if is_sparse(part) else self._shifted(part), dtype=dtype)
         parts = []
         for first, block in self._blocks():
             inside = index[(index >= first) & (index < first + block.shape[0])] - first

@@ -230,42 +230,44 @@ def solve(
         problem, weight, bias, kappa=kappa, scale=scale, tol=tol, max_iter=max_iter, callback=callback,
         preconditioner=preconditioner,
     )  # fmt: skip
-    given = inputs
-    parameters = problem.n_classes * (problem.design.n_features + int(problem.fit_intercept))
-    dense = not problem.design.sparse
-    if solver == "auto":
-        solver = "newton" if dense and parameters <= NEWTON_PARAMETERS else "newton-cg"
-        state.patience = max(60, parameters // 2) if dense and parameters <= SWITCH_PARAMETERS else None
-    if solver == "newton" and not dense:
+    given, chosen = inputs, solver
+    if solver == "newton" and problem.design.sparse:
         raise ValueError("solver 'newton' needs dense rows; 'newton-cg' takes sparse ones")
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows is judged by its value
-            solver = run(problem, state, solver)
+            chosen = run(problem, state, solver)
             inputs.preconditioner, inputs.last_weight, inputs.last_bias = state.preconditioner, state.weight, state.bias
             if inputs.basis is not None:
                 given, state = in_features(inputs, state)
                 if not (state.done() or state.gap <= tol):
-                    run(given.problem, state, "newton-cg")
+                    chosen = run(given.problem, state, solver)
     except KeyboardInterrupt as interrupt:
         if given is inputs and inputs.basis is not None:
             given, state = in_features(inputs, state)
-        raise FitInterrupted(_result(given, state, solver, "interrupted", coef_dtype)) from interrupt
+        raise FitInterrupted(_result(given, state, chosen, "interrupted", coef_dtype)) from interrupt
     except FloatingPointError as error:
         raise ValueError(
             f"the objective is not finite at iteration {state.iteration}: the features are too large for "
             f"{problem.design.dtype}; scale them"
         ) from error
-    return _result(given, state, solver, "", coef_dtype)
+    return _result(given, state, chosen, "", coef_dtype)
 
 
 def run(problem: RowSums, state: State, solver: str) -> str:
     """Run a solver to its end, and evaluate its last point in float64; returns the solver that came to the end."""
+    parameters = problem.n_classes * (problem.design.n_features + int(problem.fit_intercept))
+    exact = solver == "auto" and not problem.design.sparse and parameters <= SWITCH_PARAMETERS
+    if exact:
+        state.patience = max(60, parameters // 2)
+    if solver == "auto":
+        solver = "newton" if exact and parameters <= NEWTON_PARAMETERS else "newton-cg"
     if solver == "lbfgs":
         lbfgs(problem, state)
     else:
         newton(problem, state, Exact(problem, state) if solver == "newton" else Truncated(problem, state))
-    if state.handed_over:
+    if exact and solver != "newton" and (state.handed_over or (state.stalled and state.gap > state.tol)):
         solver = "newton"
+        state.try_again()
         newton(problem, state, Exact(problem, state))
     if not state.evaluated_precisely:
         state.finish()
@@ -283,6 +285,9 @@ def in_features(inputs: ProblemVariables, state: State) -> tuple[ProblemVariable
     )  # fmt: skip
     found.continue_from(state)
     found.finish()
+    if found.gap > found.tol:
+        found.prove()
+        found.gap = found.relative(found.bound)
     return given, found
 
 

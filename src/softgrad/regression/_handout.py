@@ -43,7 +43,8 @@ def hand_out(inputs: ProblemVariables, state: State, dtype: Any) -> HandedOut:
     coef, intercept = inputs.outer(state.weight, state.bias)
     if np.dtype(dtype) == np.float64 and inputs.shift is None:
         return HandedOut(coef, intercept, state.objective * state.scale, state.gap)
-    coef, intercept = coef.astype(dtype).astype(np.float64), intercept.astype(dtype).astype(np.float64)
+    with np.errstate(over="ignore"):
+        coef, intercept = (part.astype(dtype).astype(np.float64) for part in (coef, intercept))
     if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
         raise ValueError(f"a coefficient overflows {np.dtype(dtype)}, the type of X: scale the features")
     point = inputs.inner((coef, intercept))

@@ -45,8 +45,8 @@ def add_rows(slot: Slot, x: Any, prob: Array, h: Array | None, width: int) -> No
     if slot.hessian is None or slot.grams is None:
         slot.hessian, slot.grams = np.zeros((k * width, k * width)), np.zeros((width, k * width))
     step = max(16, BLOCK_NUMBERS // (k * width))
-    for lo in range(0, len(x), step):
-        part = slice(lo, min(lo + step, len(x)))
+    for lo in range(0, x.shape[0], step):
+        part = slice(lo, min(lo + step, x.shape[0]))
         rows = part.stop - part.start
         wide = slot.scratch("wide", rows, width, np.float64)
         wide[:, : x.shape[1]] = x[part].toarray() if is_sparse(x) else x[part]

@@ -210,6 +210,10 @@ class State:
         self.iteration, self.history, self.started = other.iteration, other.history, other.started
         self.passes_before = self.problem.passes - (other.problem.passes - other.passes_before)
 
+    def try_again(self) -> None:
+        """Go on with another solver where one made no progress."""
+        self.stalled, self.since_best, self.proofs = False, 0, 0
+
     def finish(self) -> None:
         """Evaluate the last point in float64, for the result."""
         moved = self.problem.settle(self.weight, self.bias, precise=True, known=False)
