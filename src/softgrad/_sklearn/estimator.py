@@ -75,8 +75,9 @@ class SoftmaxRegression(SoftmaxClassifier):
     objective_ : float
         F at the result (Σ_i a_i ℓ_i when C is inf).
     gap_ : float
-        (F − F*) / F* is at most this, certified by a point of the dual problem; inf before there is one, NaN when C
-        is inf.
+        (F − F*) / F* of this model, in the type of its coefficients, is at most this: certified by a point of the dual
+        problem or by the Newton decrement. inf if neither gives a bound; NaN when C is inf and the classes are
+        separable, or the Hessian, with more than 1500 parameters, is too large for the proof.
     history_ : structured array (n_iter,)
         One row an iteration: iteration, objective, gap, passes, seconds, step. ``pandas.DataFrame(model.history_)``
         makes a table of it.
