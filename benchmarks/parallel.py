@@ -166,6 +166,8 @@ def child(order: dict[str, Any]) -> None:
             harness.report(order, row | {"load": harness.load_average()})
     dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # A thread of gloo that asks for the interpreter while it shuts down aborts the process (PyTorch 2.13).
 
 
 def launch(order: dict[str, Any], ranks: int) -> list[dict[str, Any]]:

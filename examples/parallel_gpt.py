@@ -77,8 +77,9 @@ def train(arguments: argparse.Namespace) -> None:
             "tokens per second": arguments.batch * arguments.context / statistics.median(seconds[1:] or seconds),
             "curve": curve,
         }
-        print(json.dumps(run))
+        print(json.dumps(run), flush=True)
     dist.destroy_process_group()
+    os._exit(0)  # A thread of gloo that asks for the interpreter while it shuts down aborts the process (PyTorch 2.13).
 
 
 def launch(processes: int, pieces: Path, options: list[str]) -> dict[str, Any]:
