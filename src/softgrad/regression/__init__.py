@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from softgrad.regression._fit import FitInterrupted, FitResult, fit
+from softgrad.regression._separation import Separation
 from softgrad.regression._state import Progress
 from softgrad.regression.path import CrossValidation, PathResult, cross_validate_path, softmax_path
 from softgrad.regression.sources import RowBlocks
@@ -14,6 +15,7 @@ __all__ = [
     "PathResult",
     "Progress",
     "RowBlocks",
+    "Separation",
     "cross_validate_path",
     "fit",
     "softmax_path",

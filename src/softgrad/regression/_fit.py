@@ -16,6 +16,7 @@ from softgrad.regression._inputs import ProblemVariables, checked
 from softgrad.regression._lbfgs import lbfgs
 from softgrad.regression._newton import newton
 from softgrad.regression._row_sums import RowSums
+from softgrad.regression._separation import Separation, can_be_separated, separation_of
 from softgrad.regression._state import Progress, State
 from softgrad.regression._truncated import Truncated
 
@@ -24,6 +25,8 @@ Float = NDArray[np.float64]
 NEWTON_PARAMETERS = 100  # up to these the exact Hessian costs less than the products that would replace it
 SWITCH_PARAMETERS = 1500  # up to these it is the way out where the preconditioner does not fit the data
 SOLVERS = ("auto", "newton-cg", "newton", "lbfgs")
+
+MOST_PAIRS = 6  # of classes that a message names
 
 __all__ = ["SOLVERS", "FitInterrupted", "FitResult", "fit"]
 
@@ -54,6 +57,8 @@ class FitResult:
         Why it stopped.
     solver : str
         The solver that was used.
+    separation : Separation or None
+        Without a penalty, a proof that there is no optimum: a direction along which the loss falls for ever.
     """
 
     coef: Float
@@ -66,6 +71,7 @@ class FitResult:
     converged: bool
     message: str
     solver: str
+    separation: Separation | None = None
 
 
 class FitInterrupted(KeyboardInterrupt):
@@ -291,20 +297,44 @@ def in_features(inputs: ProblemVariables, state: State) -> tuple[ProblemVariable
     return given, found
 
 
+def _separation(inputs: ProblemVariables, state: State) -> Separation | None:
+    """Return a proof, in the caller's variables, that there is no optimum; None where there is a penalty or no proof."""
+    if state.kappa > 0 or not can_be_separated(inputs.problem, state.objective - state.bound):
+        return None
+    found = separation_of(inputs.problem, state.weight, state.bias)
+    if found is None:
+        return None
+    coef, intercept = inputs.outer(found.coef, found.intercept)
+    return found._replace(coef=coef, intercept=intercept)
+
+
+def _separable_message(separation: Separation) -> str:
+    pairs = ", ".join(f"{j} against {k}" for j, k in separation.classes[:MOST_PAIRS])
+    more = ", …" if len(separation.classes) > MOST_PAIRS else ""
+    kind = "completely" if separation.complete else "quasi-completely"
+    return (
+        f"the classes are {kind} separable and there is no penalty (C = inf): along a direction {separation.n_rows} "
+        f"rows gain for ever (class {pairs}{more}) and none loses, so that there is no optimum; use a finite C"
+    )
+
+
 def _result(inputs: ProblemVariables, state: State, solver: str, reason: str, coef_dtype: Any) -> FitResult:
     """The state in the caller's variables."""
     coef, intercept, objective, gap = hand_out(inputs, state, coef_dtype)
     rounding = 1e-13
     unproved = state.kappa == 0 and not state.provable
-    shown = float("nan") if unproved or state.separable else gap
-    converged = not reason and not state.separable
+    separation = None if reason else _separation(inputs, state)
+    separable = state.separable or separation is not None
+    shown = float("nan") if unproved or separable else gap
+    converged = not reason and not separable
     converged = converged and (state.polished if unproved else gap <= state.tol or (state.stalled and gap <= rounding))
     if reason:
         message = f"{reason} at iteration {state.iteration}; gap {shown:.3g}, tol = {state.tol:g}"
-    elif state.separable:
+    elif separation is not None:
+        message = _separable_message(separation)
+    elif separable:
         message = (
-            "the classes are separable and there is no penalty (C = inf): the loss falls to 0 as the weights grow "
-            "without end, and there is no optimum; use a finite C"
+            "the loss without a penalty (C = inf) is 0 to within rounding: the classes are separable; use a finite C"
         )
     elif converged:
         message = f"the gap, {shown:.3g}, is within tol = {state.tol:g}"
@@ -328,4 +358,5 @@ def _result(inputs: ProblemVariables, state: State, solver: str, reason: str, co
         converged=bool(converged),
         message=message,
         solver=solver,
+        separation=separation,
     )
