@@ -298,7 +298,7 @@ def in_features(inputs: ProblemVariables, state: State) -> tuple[ProblemVariable
 
 
 def _separation(inputs: ProblemVariables, state: State) -> Separation | None:
-    """Return a proof, in the caller's variables, that there is no optimum; None where there is a penalty or no proof."""
+    """Return a proof, in the caller's variables, that there is no optimum; None with a penalty or without a proof."""
     if state.kappa > 0 or not can_be_separated(inputs.problem, state.objective - state.bound):
         return None
     found = separation_of(inputs.problem, state.weight, state.bias)
