@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -128,6 +129,9 @@ def test_on_a_cluster_of_this_machine(cli: Command) -> None:
     }.items():
         one_error(cli(*arguments, *words), message)
     one_error(cli("fit", "iris", "--cluster", "local"), "iris is not made of tables in files")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    one_error(cli(*arguments, "--cluster", f"tcp://127.0.0.1:{port}"), "cannot be reached")
 
 
 # --- manners ---------------------------------------------------------------------------------------------------------
