@@ -1,7 +1,7 @@
 """The model file: a skops archive of the pipeline with one more member, ``softgrad.json``, that says what it is.
 
 The description is read, and judged, before any object of the archive is built; the archive itself is built only from
-the types that ``_skops.TRUSTED`` names.
+the types that ``_skops.TRUSTED`` names, and refused if their settings are not those of softgrad (`_model_check`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import io
 import json
 import platform
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from sklearn.pipeline import Pipeline
 from softgrad._version import __version__
 from softgrad.cli._frame import Ingredient, ingredients_of
 from softgrad.cli._messages import UserError, names, plain_warnings, shown
+from softgrad.cli._model_check import unexpected_setting
 from softgrad.cli._output import replacing
 from softgrad.cli._skops import TRUSTED, skops_io
 from softgrad.cli._train import Fitted
@@ -33,6 +35,8 @@ from softgrad.sklearn import SoftmaxRegression
 FORMAT = 3
 EXTENSIONS = (".skops",)
 _MEMBER = "softgrad.json"
+LARGEST_RATIO = 50  # of a file's unpacked size to its own: coefficients hardly compress
+LARGEST_UNCHECKED = 256 << 20  # bytes, below which any ratio will do
 
 __all__ = ["EXTENSIONS", "FORMAT", "Model", "classifier_of", "load", "save", "symmetric_weights", "versions"]
 
@@ -171,8 +175,15 @@ def load(path: Path) -> Model:
 def _description(path: Path, content: bytes) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as members:
+            unpacked = sum(member.file_size for member in members.infolist())
+            if unpacked > max(LARGEST_RATIO * len(content), LARGEST_UNCHECKED):
+                raise UserError(
+                    f"{shown(path)}: refused: its {len(content):,} bytes would unpack to {unpacked:,}; softgrad fit "
+                    "writes no such file"
+                )
             description = json.loads(members.read(_MEMBER))
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+    # An encrypted member and deep JSON are RuntimeErrors, an odd compression is not implemented.
+    except (zipfile.BadZipFile, zlib.error, KeyError, ValueError, OSError, RuntimeError, NotImplementedError) as error:
         raise UserError(f"{shown(path)}: is not a model written by softgrad fit") from error
     if not isinstance(description, dict) or not isinstance(description.get("format"), int):
         raise UserError(f"{shown(path)}: is not a model written by softgrad fit: its description has no format number")
@@ -192,6 +203,9 @@ def _pipeline(path: Path, content: bytes) -> Pipeline:
             raise UserError(f"{shown(path)}: refused: it holds types that are not trusted: {names(sorted(unknown))}")
         with plain_warnings():  # scikit-learn says here when another version of it wrote the model
             pipeline = skops_io().loads(content, trusted=TRUSTED)
+        unexpected = unexpected_setting(pipeline)
+        if unexpected is not None:
+            raise UserError(f"{shown(path)}: refused: it holds {unexpected}, which softgrad fit does not write")
     except UserError:
         raise
     except Exception as error:  # whatever a damaged or hostile file makes skops stumble over
