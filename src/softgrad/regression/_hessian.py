@@ -40,8 +40,12 @@ def sampled_hessian(
 
 
 def add_rows(slot: Slot, x: Any, prob: Array, h: Array | None, width: int) -> None:
-    """Add −Σ (S_i ⊗ x_i)(S_i ⊗ x_i)ᵀ of some rows, and the Gram matrices Σ S_ik x_i x_iᵀ of the diagonal blocks."""
+    """Add −Σ (S_i ⊗ x_i)(S_i ⊗ x_i)ᵀ of some rows, and the diagonal blocks Σ S_ik (1 − S_ik) x_i x_iᵀ.
+
+    1 − S_ik is the sum of the other probabilities: of rows that are told, the difference would have no digit.
+    """
     k = prob.shape[1]
+    others = 1 - np.eye(k)
     if slot.hessian is None or slot.grams is None:
         slot.hessian, slot.grams = np.zeros((k * width, k * width)), np.zeros((width, k * width))
     step = max(16, BLOCK_NUMBERS // (k * width))
@@ -54,8 +58,11 @@ def add_rows(slot: Slot, x: Any, prob: Array, h: Array | None, width: int) -> No
         if h is not None:
             wide *= np.sqrt(h[part])[:, None]
         outer = slot.scratch("outer", rows, k * width, np.float64)
-        np.multiply(prob[part].astype(np.float64)[:, :, None], wide[:, None, :], out=outer.reshape(rows, k, width))
+        each = outer.reshape(rows, k, width)
+        wide_prob = prob[part].astype(np.float64)
+        np.multiply(wide_prob[:, :, None], wide[:, None, :], out=each)
         slot.hessian -= np.matmul(outer.T, outer)
+        each *= (wide_prob @ others)[:, :, None]
         slot.grams += np.matmul(wide.T, outer)
 
 
@@ -69,5 +76,5 @@ def collect(slots: list[Slot], k: int, width: int) -> Float:
             slot.hessian = slot.grams = None
     for j in range(k):
         block = slice(j * width, (j + 1) * width)
-        total[block, block] += grams[:, block]
+        total[block, block] = grams[:, block]
     return total
