@@ -53,10 +53,10 @@ def hand_out(inputs: ProblemVariables, state: State, dtype: Any) -> HandedOut:
     penalty = 0.5 * state.kappa * inner(coef, coef) / (2 if inputs.binomial else 1)
     d, db = point[0] - state.weight, point[1] - state.bias
     loss = state.loss + inner(state.point.weight, d) + float(state.point.bias @ db)
-    reach = state.problem.design.reach()
-    rise = np.inf
-    if reach is not None:  # vᵀ J v is at most the largest square of v: half of it bounds what the slope leaves out
-        rise = 0.5 * state.problem.mass * float((reach * np.linalg.norm(d, axis=1) + np.abs(db)).max()) ** 2
+    design, rise = state.problem.design, np.inf
+    if design.in_memory:  # vᵀ J v is at most the largest square of v: half of it bounds what the slope leaves out
+        along = np.minimum(design.reach() * np.linalg.norm(d, axis=1), np.abs(d) @ design.column_reach())
+        rise = 0.5 * state.problem.mass * float(np.square(along + np.abs(db)).max())
     if not rise <= NEGLIGIBLE * state.tol * state.objective:
         loss, rise = state.problem.gradient(*point, precise=True).loss, 0.0
     objective = loss + penalty
