@@ -73,7 +73,8 @@ class Slot:
         ``rough``: two digits are enough.
         """
         if at is not None and self.design.turns:
-            self.design.turned().hold(g, at, HALF if rough and self.design.halves else g.dtype)
+            half = rough and self.design.halves and g.dtype == np.float32
+            self.design.turned().hold(g, at, HALF if half else g.dtype)
             sums = np.ones(len(g), g.dtype) @ g
             self.bias = sums.astype(total) if self.bias is None else self.bias + sums
             return

@@ -157,6 +157,7 @@ def checked(
         _problem, targets=y, n_classes=n_classes, sample_weight=a, class_weight=w,
         label_smoothing=float(label_smoothing), offset=offset, shift=shift, fit_intercept=bool(fit_intercept),
         max_memory=max_memory, n_threads=resolve_threads(n_threads),
+        small=None if _fits_float32(x, least, most, shift) else True,
     )  # fmt: skip
     space = None
     if reduce_rows and isinstance(x, np.ndarray) and n < x.shape[1] and n <= ROW_SPACE_ROWS:
@@ -241,6 +242,21 @@ def far_from_zero(least: Float, most: Float) -> Float | None:
         middle, half = (least + most) / 2, (most - least) / 2
         far = np.abs(middle) > FAR * np.where(half > 0, half, np.maximum(half.max(initial=0.0), 1.0))
     return np.where(far, middle, 0.0) if far.any() else None
+
+
+def _fits_float32(x: Any, least: Float, most: Float, shift: Float | None) -> bool:
+    """Return whether the squares of features neither overflow nor vanish in float32; of a block, one for all."""
+    if is_sparse(x):
+        sizes = np.abs(x.data)
+        reach = sizes[sizes > 0]
+        if reach.size and reach.min() < 1 / LARGEST[4]:
+            reach = np.zeros(x.shape[1])
+            np.maximum.at(reach, x.indices, sizes)
+    else:
+        shift = np.zeros_like(least) if shift is None else shift
+        reach = np.maximum(most - shift, shift - least)
+    reach = reach[reach > 0]
+    return not reach.size or bool(reach.max() <= LARGEST[4] and reach.min() >= 1 / LARGEST[4])
 
 
 def _vector(values: ArrayLike | None, size: int, name: str, unit: str) -> Float | None:
