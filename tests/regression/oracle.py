@@ -21,11 +21,10 @@ from scipy import linalg
 Long = np.longdouble
 UNIT = float(np.finfo(Long).eps)
 MOST_STEPS = 300
-TALL = 20_000  # rows of the Hessian's root, from which its Gram matrix is decomposed instead
 
 
 class Bracket(NamedTuple):
-    """The least objective lies in [lower, upper]; ``coef`` and ``intercept`` (of centred features) reach ``upper``."""
+    """The least objective lies in [lower, upper]."""
 
     lower: Any
     upper: Any
@@ -38,12 +37,20 @@ class Bracket(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Row losses and, where asked, what the derivatives are made of; ``rest``: S_k − ȳ_k without cancellation."""
+    """Row losses, probabilities, their logarithms, and S − y / t."""
 
     losses: Any
     prob: Any
     log_prob: Any
     residual: Any
+
+
+class Curved(NamedTuple):
+    """Curvature: singular values, B with BᵀB = H⁻¹ where there is curvature, and directions that have none."""
+
+    sigma: Any
+    inverse: Any
+    null: Any
 
 
 class Oracle:
@@ -66,6 +73,9 @@ class Oracle:
         n, p = x.shape
         self.k, self.free = n_classes, bool(fit_intercept)
         self.rows = 1 if n_classes == 2 else n_classes
+        # Nothing depends on what all classes share: coordinates orthogonal to it.
+        basis = linalg.null_space(np.ones((1, n_classes))).T if n_classes > 2 else np.ones((1, 1))
+        self.basis = _orthonormal(basis.astype(Long))
         targets = np.asarray(targets)
         y = np.asarray(targets, Long) if targets.ndim == 2 else np.eye(n_classes, dtype=Long)[targets]
         w = np.ones(n_classes, Long) if class_weight is None else np.asarray(class_weight, Long)
@@ -136,38 +146,39 @@ class Oracle:
         return value, float(4 * UNIT * (value + moved.sum()))
 
     def bracket(self) -> Bracket:
-        """Newton's method from the log prior; the bounds at its best point."""
-        rows, width = self.rows, self.design.shape[1]
-        at = np.zeros((rows, width), Long)  # in units of `unit` and `intercept_unit`
+        """Newton's method from the log prior, damped where the model promises too much; bounds at every point."""
+        at = np.zeros((len(self.basis), self.design.shape[1]), Long)  # in units of `unit` and `intercept_unit`
         if self.free:
             prior = np.log(self.mass @ self.share)
-            start = prior[1:] - prior[0] if rows == 1 else prior - prior.mean()
-            at[:, -1] = start / self.intercept_unit
-        best = (Long(-np.inf), Long(np.inf))
+            at[:, -1] = (prior[1:] - prior[0] if self.rows == 1 else self.basis @ prior) / self.intercept_unit
+        lower, upper, damping, stale = Long(-np.inf), Long(np.inf), 0.0, 0
         value, found = self._value(at)
-        stale = 0
         for steps in range(MOST_STEPS):
             gradient = self._gradient(at, found)
-            root = self._root(found)
-            step, decrement, inverse = _solve(root, gradient.ravel())
-            lower = max(self._dual(at, found), value - self._excess(decrement, inverse, gradient, found))
-            improved = lower > best[0] or value < best[1]
-            best = (max(lower, best[0]), min(value, best[1]))
-            stale = 0 if improved else stale + 1
-            if best[1] - best[0] <= 8 * UNIT * best[1] or stale > 3:
+            curved = _decomposed(self._root(found))
+            bound = max(self._dual(at, found), value - self._excess(curved, gradient, found) - 8 * UNIT * value)
+            stale = 0 if bound > lower or value < upper else stale + 1
+            lower, upper = max(lower, bound), min(upper, value)
+            if upper - lower <= 16 * UNIT * upper or stale > 3:
                 break
-            step = step.reshape(at.shape).astype(Long)
-            slope, length = (gradient * step).sum(), 1.0
-            while length > 1e-12:
-                trial = at + length * step
-                there, then = self._value(trial)
-                if there <= value + 1e-4 * length * slope + 4 * UNIT * value:
+            along = curved.inverse @ gradient.astype(np.float64).ravel()
+            while damping < 1e9:
+                share = curved.sigma**2 / (curved.sigma**2 + damping)
+                step = -(curved.inverse.T @ (share * along)).reshape(at.shape).astype(Long)
+                there, then = self._value(at + step)
+                if there <= value - 1e-2 * float(along @ (share * along)) or (damping == 0 and along @ along < UNIT * value):
                     break
-                length /= 2
+                damping = max(8 * damping, 1e-10)
             else:
                 break
-            at, value, found = trial, there, then
-        return Bracket(*best, steps)
+            damping = damping / 30 if damping > 1e-10 else 0.0
+            while 0.3 * value > there:  # losses that fall exponentially: farther
+                further, after = self._value(at + 2 * step)
+                if not further < there:
+                    break
+                step, there, then = 2 * step, further, after
+            at, value, found = at + step, there, then
+        return Bracket(lower, upper, steps)
 
     def _value(self, at: Any) -> tuple[Any, Point]:
         coef, b = self._model(at)
@@ -176,53 +187,50 @@ class Oracle:
 
     def _model(self, at: Any) -> tuple[Any, Any]:
         p = len(self.unit)
+        at = self.basis.T @ at
         return at[:, :p] * self.unit, at[:, p] * self.intercept_unit if self.free else np.zeros(self.rows, Long)
 
     def _gradient(self, at: Any, found: Point) -> Any:
         p = len(self.unit)
-        g = (self.mass[:, None] * found.residual[:, -self.rows :]).T @ self.design
+        g = (self.mass[:, None] * (found.residual[:, -self.rows :] @ self.basis.T)).T @ self.design
         g[:, :p] += self.kappa * self.unit**2 * at[:, :p]
         return g
 
     def _root(self, found: Point) -> Any:
-        """A with AᵀA = H, in float64: diag(S) − SSᵀ is BᵀB with B = diag(√S)(I − 1Sᵀ); the penalty; a common constant."""
-        rows, (n, width) = self.rows, self.design.shape
-        p = len(self.unit)
+        """A with AᵀA = H, in float64: diag(S) − SSᵀ is BᵀB with B = diag(√S)(I − 1Sᵀ); and the penalty's."""
+        n, width = self.design.shape
+        p, free = len(self.unit), len(self.basis)
         x, s, weight = self.design.astype(np.float64), found.prob.astype(np.float64), self.mass.astype(np.float64)
-        penalty = np.kron(np.eye(rows), np.eye(width)[:p]) * np.tile(
-            np.append(self.unit, np.zeros(width - p)), rows
-        ).astype(np.float64)
-        parts = [penalty] if self.kappa else []
-        if rows > 1:  # nothing depends on what all classes share
-            parts.append(np.kron(np.ones(rows), np.eye(width)) / 4)
-        if rows == 1:
+        if self.rows == 1:
             blocks = np.sqrt(weight * s[:, 0] * s[:, 1])[:, None] * x
         else:
-            # I − 1Sᵀ, its diagonal as the sum of the other probabilities
-            b = np.repeat(-s[:, None, :], rows, axis=1)
-            b[:, range(rows), range(rows)] = (s.sum(axis=1, keepdims=True) - s) if rows == 1 else _others(s)
+            b = np.repeat(-s[:, None, :], self.k, axis=1)
+            b[:, range(self.k), range(self.k)] = s @ (1 - np.eye(self.k))  # 1 − S_k without cancellation
             b *= np.sqrt(weight[:, None, None] * s[:, :, None])
-            blocks = (b[:, :, :, None] * x[:, None, None, :]).reshape(n * rows, rows * width)
-        stacked = np.vstack([blocks, *parts])
-        if len(stacked) > TALL:
-            gram = stacked.T @ stacked
-            try:
-                return linalg.cholesky(gram, check_finite=False)
-            except linalg.LinAlgError:
-                pass
+            b = b @ self.basis.T.astype(np.float64)
+            blocks = (b[:, :, :, None] * x[:, None, None, :]).reshape(n * self.k, free * width)
+        penalty = np.zeros((free, p, free, width))
+        for r in range(free):
+            penalty[r, range(p), r, range(p)] = self.unit.astype(np.float64)
+        stacked = np.vstack([blocks, penalty.reshape(free * p, -1)]) if self.kappa else blocks
         return linalg.qr(stacked, mode="r", check_finite=False)[0][: stacked.shape[1]]
 
-    def _excess(self, decrement: float, inverse: Any, gradient: Any, found: Point) -> Any:
+    def _excess(self, curved: Curved, gradient: Any, found: Point) -> Any:
         """The bound of the module's text on F − F*, with what rounding of the gradient may add to the decrement."""
-        rows, width = gradient.shape
+        free, width = gradient.shape
+        # S − ȳ has the rounding of the scores; of soft labels, of S itself as well.
+        sizes = np.where(self.hard, np.abs(found.residual).sum(axis=1), 2.0) * (1 + np.abs(found.log_prob).min(axis=1))
+        sizes = (self.mass * sizes) @ np.abs(self.design)
+        noise = np.tile((8 * UNIT * sizes).astype(np.float64), (free, 1))
+        g = gradient.astype(np.float64).ravel()
+        if (np.abs(curved.null @ g) > np.abs(curved.null) @ noise.ravel()).any():
+            return Long(np.inf)  # the loss falls along a direction whose curvature is lost in rounding
+        decrement = float(np.linalg.norm(np.abs(curved.inverse @ g) + np.abs(curved.inverse) @ noise.ravel()))
+        parts = curved.inverse.reshape(-1, free, width)
         x = self.design.astype(np.float64)
-        sizes = (self.mass[:, None] * np.abs(found.residual[:, -rows:])).T @ np.abs(self.design)
-        rounding = (8 * UNIT * sizes).astype(np.float64).ravel()
-        decrement = float(decrement) + float(np.linalg.norm(np.abs(inverse) @ rounding))
-        most = 0.0
-        parts = inverse.reshape(len(inverse), rows, width)
-        lengths = np.stack([np.einsum("ij,ij->i", v, v) for v in (x @ parts[:, r].T for r in range(rows))])
-        most = float(np.sqrt(lengths.max())) * (1 if rows == 1 else 2)
+        squares = [np.square(x @ parts[:, r].T).sum(axis=1) for r in range(free)]
+        # A range of scores is at most √2 of their length; of one row of coefficients it is the score.
+        most = float(np.sqrt(np.sum(squares, axis=0).max() * (1 if self.rows == 1 else 2)))
         t = most * decrement
         if not t < 1:
             return Long(np.inf)
@@ -248,16 +256,23 @@ class Oracle:
         return value - rounding
 
 
-def _others(s: Any) -> Any:
-    """1 − S_k as the sum of the other probabilities, without cancellation."""
-    k = s.shape[1]
-    return s @ (1 - np.eye(k))
+def _decomposed(root: Any) -> Curved:
+    """The singular values of a root with columns of length 1, in the variables of the root."""
+    length = np.linalg.norm(root, axis=0)
+    length = np.where(length > 0, length, 1.0)
+    _, sigma, vt = linalg.svd(root / length, check_finite=False)
+    sigma = np.append(sigma, np.zeros(len(vt) - len(sigma)))
+    kept = sigma > 1e-14 * sigma[0]
+    return Curved(sigma[kept], vt[kept] / sigma[kept, None] / length, vt[~kept] / length)
 
 
-def _solve(root: Any, gradient: Any) -> tuple[Any, float, Any]:
-    """−H⁻¹g, the decrement √(gᵀH⁻¹g), and a matrix B with BᵀB = H⁻¹ on the directions that have curvature."""
-    _, sigma, vt = linalg.svd(root, check_finite=False, full_matrices=False)
-    kept = sigma > 1e-13 * sigma[0]
-    inverse = vt[kept] / sigma[kept, None]
-    along = inverse @ gradient.astype(np.float64)
-    return -(inverse.T @ along), float(np.linalg.norm(along)), inverse
+def _orthonormal(basis: Any) -> Any:
+    """An orthonormal basis in long double from one in float64, orthogonal to the constant vector."""
+    if len(basis) == 1 and basis.shape[1] == 1:
+        return basis
+    rows: list[Any] = []
+    for row in basis - basis.mean(axis=1, keepdims=True):
+        for other in rows * 2:
+            row = row - (row @ other) * other
+        rows.append(row / np.sqrt(row @ row))
+    return np.array(rows)

@@ -106,7 +106,7 @@ def random_problem(seed: int) -> Problem:
     if one_in(4, "one scale"):
         scale[rng.integers(p)] = rng.uniform(-most, most - 10)
     if one_in(6, "all scales"):
-        scale = rng.uniform(-most, most - 10, size=p) / 10
+        scale = rng.uniform(-most, most - 10, size=p) / 20
     if one_in(6, "scale"):
         scale += rng.uniform(-most - scale.min(), most - 10 - scale.max())
     x = x * 10.0**scale
