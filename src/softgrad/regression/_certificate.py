@@ -39,6 +39,7 @@ Float = NDArray[np.float64]
 MOST_PARAMETERS = 1500  # of a Hessian that is factorised for a bound alone
 MOST_WORK = 1e12  # multiplications that its sum over the rows may take
 HESSIAN_ERROR = {4: 1e-5, 8: 1e-12}  # of its largest eigenvalue, in the scale of its diagonal; by bytes of S
+SCORE_ERROR = {4: 2.0**-22, 8: 2.0**-51}  # of the sizes that add up to a score
 
 __all__ = ["decrement_excess", "dual_value", "has_decrement_bound"]
 
@@ -114,15 +115,21 @@ def decrement_excess(problem: RowSums, kappa: float, point: LossAtPoint, weight:
     # Rounding of each sum Σ_i R_ik x_ij: its terms' sizes add up to no more than Σ_i a_i (S_ik + y_ik) reach_j.
     mass = 2 * problem.class_mass + point.bias
     rounding = 4 * 2.0**-52 * np.outer(mass, reach)
+    # Scores z that are rounded by ε change a Hessian by a factor of at most exp(2 ε), and a gradient, in the norm of
+    # its inverse, by ε √Σ a t S_k S_l over the pairs k ≠ l of a row.
+    size = float((np.abs(weight) @ reach[:p] + np.abs(bias)).max()) + problem.offset_range
+    shrunk = float(np.exp(-2 * SCORE_ERROR[np.dtype(problem.dtype).itemsize] * size))
+    spread = problem.spread() if problem.holds_scores or problem.holds_prob else problem.mass
+    blur = float(SCORE_ERROR[8] * size * np.sqrt(2 * spread))
     excess = np.inf
     if kappa > 0:
-        penalised = hessian.copy()
-        penalised[:, range(p), :, range(p)] += kappa * np.eye(k)
+        hessian_of_f = hessian.copy()
+        hessian_of_f[:, range(p), :, range(p)] += kappa * np.eye(k)
         g = gradient.copy()
         g[:, :p] += kappa * weight
-        excess = _self_concordant_excess(problem, penalised, g, rounding, reach)
+        excess = _self_concordant_excess(problem, hessian_of_f, g, rounding, reach, shrunk, blur, penalised=True)
     if not excess < np.inf:  # f* is at least the least loss
-        excess = _self_concordant_excess(problem, hessian, gradient, rounding, reach)
+        excess = _self_concordant_excess(problem, hessian, gradient, rounding, reach, shrunk, blur)
         excess += 0.5 * kappa * inner(weight, weight)
     # Rounding of the loss here and where the model handed out is evaluated: of the scores, of exponentials and of sums.
     scores = np.linalg.norm(weight * reach[:p], axis=1) + np.abs(bias)
@@ -130,26 +137,46 @@ def decrement_excess(problem: RowSums, kappa: float, point: LossAtPoint, weight:
     return float(excess + rounding_of_loss)
 
 
-def _self_concordant_excess(problem: RowSums, hessian: Float, gradient: Float, rounding: Float, reach: Float) -> float:
-    """Return the module's bound from a Hessian (K, Q, K, Q), a gradient and its rounding (K, Q), and a reach (Q,)."""
+def _self_concordant_excess(
+    problem: RowSums,
+    hessian: Float,
+    gradient: Float,
+    rounding: Float,
+    reach: Float,
+    shrunk: float,
+    blur: float,
+    *,
+    penalised: bool = False,
+) -> float:
+    """Return the module's bound from a Hessian (K, Q, K, Q), a gradient and its rounding (K, Q), and a reach (Q,).
+
+    ``shrunk``: share of the Hessian that rounding of scores leaves; ``blur``: what it adds to the decrement.
+    """
     k, width = gradient.shape
     diagonal = np.einsum("kpkp->kp", hessian)
     if not (np.isfinite(diagonal).all() and np.isfinite(gradient).all()):
         return np.inf
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     scaled = hessian / scale[:, :, None, None] / scale
-    for j in range(width):  # nothing depends on what all classes share: give it a curvature
-        shared = scale[:, j] / np.linalg.norm(scale[:, j])
-        scaled[:, j, :, j] += np.outer(shared, shared)
-    values, vectors = linalg.eigh(scaled.reshape(k * width, -1), check_finite=False)
+    for j in range(width):
+        # Nothing depends on what all classes share.  Give it a curvature that steps without it do not meet: such a step
+        # d has Σ d = 0, and is scale · d here.
+        pin = 1 / scale[:, j]
+        length = float(np.linalg.norm(pin))
+        seen = k / (length * float(np.linalg.norm(scale[:, j])))
+        scaled[:, j, :, j] += np.outer(pin, pin) / (length**2 * seen)
+    values, vectors = linalg.eigh(shrunk * scaled.reshape(k * width, -1), check_finite=False)
     error = HESSIAN_ERROR[np.dtype(problem.dtype).itemsize] * max(1.0, float(values[-1]))
     parts = vectors.T @ (gradient / scale).ravel()
     noise = float(np.linalg.norm(rounding / scale))
     null = values <= 10 * error
+    if penalised and null.any():  # what rounding of the gradient hides there costs its square over the penalty
+        return np.inf
     if (np.abs(parts[null]) > noise).any() or null.all():
         return np.inf  # the loss falls along a direction whose curvature is lost in rounding
     least = float(values[~null][0]) - error
     length = float(np.linalg.norm(parts[~null] / np.sqrt(values[~null] - error))) + noise / np.sqrt(least)
+    length += blur / np.sqrt(shrunk)
     most = np.sqrt(2 * float(((reach / scale) ** 2).sum(axis=1).max()) / least)
     t = most * length
     if not t < 1:
