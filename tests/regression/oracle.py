@@ -156,17 +156,22 @@ class Oracle:
         for steps in range(MOST_STEPS):
             gradient = self._gradient(at, found)
             curved = _decomposed(self._root(found))
-            bound = max(self._dual(at, found), value - self._excess(curved, gradient, found) - 8 * UNIT * value)
+            along = curved.inverse @ gradient.astype(np.float64).ravel()
+            bound = value - self._excess(curved, gradient, found) - 8 * UNIT * value
+            if along @ along <= 1e-3 * value:
+                ahead = -(curved.inverse.T @ along).reshape(at.shape)
+                bound = max(bound, self._dual(at, ahead, found))
             stale = 0 if bound > lower or value < upper else stale + 1
             lower, upper = max(lower, bound), min(upper, value)
             if upper - lower <= 16 * UNIT * upper or stale > 3:
                 break
-            along = curved.inverse @ gradient.astype(np.float64).ravel()
             while damping < 1e9:
                 share = curved.sigma**2 / (curved.sigma**2 + damping)
                 step = -(curved.inverse.T @ (share * along)).reshape(at.shape).astype(Long)
                 there, then = self._value(at + step)
-                if there <= value - 1e-2 * float(along @ (share * along)) or (damping == 0 and along @ along < UNIT * value):
+                if there <= value - 1e-2 * float(along @ (share * along)):
+                    break
+                if damping == 0 and along @ along < UNIT * value:  # a step that rounding hides
                     break
                 damping = max(8 * damping, 1e-10)
             else:
@@ -238,8 +243,8 @@ class Oracle:
             return Long(decrement) ** 2 * (Long(0.5) + t / 6 + t * t / 10)
         return (t + (1 - Long(t)) * np.log1p(-Long(t))) / Long(most) ** 2
 
-    def _dual(self, at: Any, found: Point) -> Any:
-        """The dual value at q = S, less what rounding may have added."""
+    def _dual(self, at: Any, ahead: Any, found: Point) -> Any:
+        """The dual value at q = S, less what rounding may have added; ``ahead``: the step to the optimum, nearly."""
         if not self.kappa:
             return Long(-np.inf)
         alpha = -self.mass[:, None] * found.residual
@@ -250,7 +255,7 @@ class Oracle:
         value = entropies.sum() - offsets.sum() - (v**2).sum() / 2
         rounding = 4 * UNIT * (entropies.sum() + np.abs(offsets).sum()) + (noise * (np.abs(v) + noise)).sum()
         if self.free:
-            b = np.abs(self._model(at)[1])
+            b = np.abs(self._model(at)[1]) + 4 * np.abs(self._model(ahead)[1])
             missed = np.abs(alpha[:, -self.rows :].sum(axis=0)) + 4 * UNIT * np.abs(alpha[:, -self.rows :]).sum(axis=0)
             rounding += 2 * (missed * b).sum()
         return value - rounding

