@@ -28,7 +28,6 @@ class Bracket(NamedTuple):
 
     lower: Any
     upper: Any
-    steps: int
 
     @property
     def width(self) -> float:
@@ -153,7 +152,7 @@ class Oracle:
             at[:, -1] = (prior[1:] - prior[0] if self.rows == 1 else self.basis @ prior) / self.intercept_unit
         lower, upper, damping, stale = Long(-np.inf), Long(np.inf), 0.0, 0
         value, found = self._value(at)
-        for steps in range(MOST_STEPS):
+        for _ in range(MOST_STEPS):
             gradient = self._gradient(at, found)
             curved = _decomposed(self._root(found))
             along = curved.inverse @ gradient.astype(np.float64).ravel()
@@ -183,7 +182,7 @@ class Oracle:
                     break
                 step, there, then = 2 * step, further, after
             at, value, found = at + step, there, then
-        return Bracket(lower, upper, steps)
+        return Bracket(lower, upper)
 
     def _value(self, at: Any) -> tuple[Any, Point]:
         coef, b = self._model(at)
