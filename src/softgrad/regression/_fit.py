@@ -279,6 +279,7 @@ def run(problem: RowSums, state: State, solver: str) -> str:
         state.finish()
     if state.stalled and state.gap > state.tol:  # the bounds from a decrement were spent on earlier points
         state.proofs = 0
+        state.point = problem.gradient(state.weight, state.bias, precise=True)  # trials moved what is stored
         state.prove()
         state.gap = state.relative(state.bound)
     return solver
