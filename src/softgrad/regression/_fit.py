@@ -14,6 +14,7 @@ from softgrad.regression._exact import Exact
 from softgrad.regression._handout import hand_out
 from softgrad.regression._inputs import ProblemVariables, checked
 from softgrad.regression._lbfgs import lbfgs
+from softgrad.regression._lean import fits, lean
 from softgrad.regression._newton import newton
 from softgrad.regression._row_sums import RowSums
 from softgrad.regression._separation import Separation, can_be_separated, separation_of
@@ -265,6 +266,8 @@ def run(problem: RowSums, state: State, solver: str) -> str:
     exact = solver == "auto" and not problem.design.sparse and parameters <= SWITCH_PARAMETERS
     if exact:
         state.patience = max(60, parameters // 2)
+    if fits(problem, state, solver) and lean(problem, state):
+        return "newton" if parameters <= NEWTON_PARAMETERS else "newton-cg"
     if solver == "auto":
         solver = "newton" if exact and parameters <= NEWTON_PARAMETERS else "newton-cg"
     if solver == "lbfgs":

@@ -115,7 +115,7 @@ class Problem(RowSums):
             z += self.offset[lo:hi]
         return z
 
-    def _head(self, z: Array, lo: int, hi: int) -> Any:
+    def head(self, z: Array, lo: int, hi: int) -> Any:
         """The kernels' view of a tile of scores with its targets."""
         targets = self.targets[lo:hi]
         if targets.ndim == 1:
@@ -131,7 +131,7 @@ class Problem(RowSums):
         rows = len(z)
         to = self.losses[lo:hi] if losses else None
         outputs = backend.kernels().Outputs(rows, self.n_classes, storage_of(z), to, grad=z if grad else None)
-        self._head(z, lo, hi).rows(outputs, 0, rows)
+        self.head(z, lo, hi).rows(outputs, 0, rows)
 
     def _softmax(self, z: Array, out: Array) -> Array:
         none = backend.kernels().Targets(TargetKind.none)
@@ -166,7 +166,7 @@ class Problem(RowSums):
             prob = self.prob[lo:hi] if self.prob is not None and same else None
             if fused:
                 z = slot.scratch("scores", hi - lo, self.n_classes, dtype) if kept is None else kept
-                self.layer.gradient(slot, x, at, self._head(z, lo, hi), z, self.losses[lo:hi], prob, known)
+                self.layer.gradient(slot, x, at, self.head(z, lo, hi), z, self.losses[lo:hi], prob, known)
                 return
             if known and kept is not None:
                 z = slot.scratch("scores", hi - lo, self.n_classes, dtype)
@@ -360,7 +360,7 @@ class Problem(RowSums):
             z[...] = logs
             if fused:
                 losses = slot.scratch("losses", hi - lo, 1, np.float64)[:, 0]
-                self.layer.gradient(slot, x, at, self._head(z, lo, hi), z, losses, None, True)
+                self.layer.gradient(slot, x, at, self.head(z, lo, hi), z, losses, None, True)
             else:
                 self._loss(z, lo, hi, grad=True, losses=False)
                 slot.add(x, z.astype(x.dtype, copy=False), np.float64)

@@ -16,7 +16,7 @@ from softgrad.regression._row_sums import LossAtPoint, RowSums
 Float = NDArray[np.float64]
 
 SEPARABLE = 1e-9  # a mean loss that only separable data reach, without a penalty
-ROUNDING = 1e-14  # a gap that float64 cannot tell from 0: small problems are run to it
+ROUNDED = 1e-12  # of the objective: a gain near what rounding hides
 STALL = 12  # iterations in float64 without progress
 MOST_PROOFS = 4  # with a penalty: bounds from a Newton decrement, where the dual problem gives none
 
@@ -89,7 +89,7 @@ class State:
         self.history: list[Progress] = []
         self.patience: int | None = None  # products of one CG run beyond which the exact Hessian is cheaper
         self.handed_over = False
-        self.thorough, self.stall = problem.small, STALL
+        self.stall = STALL
 
     def evaluate(self, *, precise: bool | None = None, known: bool = False) -> LossAtPoint:
         """Loss, gradient and bound at the point; told to the callback."""
@@ -105,32 +105,34 @@ class State:
         self.adopt(evaluation)
         return evaluation
 
-    def adopt(self, evaluation: LossAtPoint) -> None:
-        """Judge an evaluation of the point, and tell the callback."""
+    def adopt(self, evaluation: LossAtPoint, *, certify: bool = True) -> None:
+        """Judge an evaluation of the point, and tell the callback; ``certify``: whether a bound may end the fit."""
         self.evaluated_precisely, self.point = self.precise, evaluation
         self.square = inner(self.weight, self.weight)
         self.loss, self.objective = evaluation.loss, evaluation.loss + 0.5 * self.kappa * self.square
         if not (np.isfinite(self.objective) and np.isfinite(evaluation.weight).all()):
             raise FloatingPointError("the objective or its gradient is not finite")
-        if self.kappa > 0:
+        if self.kappa > 0 and certify:
             value = dual_value(
                 self.problem, self.kappa, evaluation.entropy, evaluation.weight, evaluation.bias, rough=not self.precise
             )
             if self.precise:
                 self.bound = max(self.bound, value)
             self.rough = max(self.rough, value)
-        self._judge()
+        self._judge(certify)
         if self.iteration:
             self.record()
 
-    def _judge(self) -> None:
+    def _judge(self, certify: bool = True) -> None:
         """The gap from the best bound; from a float32 one only to decide whether float64 is worth its price."""
         if self.kappa == 0:
             self.separable = self.loss <= SEPARABLE * self.problem.mass
         # The decrement of the last step is more than what is left where the model holds.
         near = self.gain <= max(0.5 * self.tol, 1e-15) * self.objective
+        # With a penalty another step serves the dual bound at less than the price of a proof, until rounding ends that.
+        lost = near and (self.kappa == 0 or self.gain <= ROUNDED * self.objective)
         bound = self.bound if self.precise else self.rough
-        if self.precise and near and self.relative(bound) > self.tol:
+        if certify and self.precise and lost and self.relative(bound) > self.tol:
             self.prove()
             bound = self.bound
         gap = self.relative(bound)
@@ -182,9 +184,8 @@ class State:
         if self.separable or self.stalled:
             return True
         if self.evaluated_precisely:
-            enough = ROUNDING if self.thorough and self.since_best < 2 and self.kappa > 0 else self.tol
             unproved = self.kappa == 0 and not self.provable and self.gain <= 0.5 * self.tol * self.loss
-            if self.gap <= min(enough, self.tol) or unproved:
+            if self.gap <= self.tol or unproved:
                 if self.kappa > 0 or self.polished:
                     return True
                 self.polished = True  # the loss is flat here: another step makes the coefficients twice as precise
