@@ -35,12 +35,13 @@ MOST_STEPS = 60
 MOST_HALVINGS = 12
 LARGEST = 1e30  # sum of squares of a feature that float32 can work with
 MOST_PRODUCTS = 60  # of one direction
-RATE = 0.3  # CG ends when its newest step gained less than this share of the mean step
+EARLY_RATE, RATE = 0.3, 0.15  # CG ends when its newest step gained less than this share of the mean step
 LEVEL = 0.1  # of tol: what the intercepts may cost the bound
 HOPEFUL = 3.0  # times tol: an estimate of the gap below which its bound is computed
 BLOCK_ROWS = 32  # rows of a block for each parameter
 FLOOR = 1e-5  # of the mean diagonal: what float32 leaves unknown of a Gram matrix
 MATTER = 0.5  # of the penalty: what rows that are left out of a block may add to it, where features are even
+LIGHT = 0.02  # of the largest weight of a row: heavier ones stay, for the intercept is not penalised
 CHANGE = 0.4  # of the rows' weights, after which blocks are made anew
 CHUNK = 504  # rows that stay in the cache between scores and gradient, as in `_layer`
 
@@ -69,7 +70,7 @@ def _exact(problem: Problem) -> bool:
 
 def lean(problem: Problem, state: State) -> bool:
     """Run the state to its end; False where the general solver has to go on from it."""
-    table = Table(problem, state.kappa)
+    table, state.frugal = Table(problem, state.kappa), True
     find = table.newton if _exact(problem) else table.truncated
     point = table.evaluate(state.weight, state.bias)
     state.adopt(point, certify=bool(state.weight.any()))
@@ -77,7 +78,7 @@ def lean(problem: Problem, state: State) -> bool:
         if state.done():
             return True
         gradient = table.gradient(state, point)
-        found = find(gradient)
+        found = find(gradient, state.gain > 0.05 * state.objective)
         if found is None:
             return False
         d, gain = found
@@ -166,6 +167,8 @@ class Table:
 
     def hopeful(self, state: State, point: LossAtPoint) -> bool:
         """Return whether the dual bound, with levelled intercepts, may end the fit: what it loses, to first order."""
+        if state.exhausted():
+            return True
         rest = point.weight + self.kappa * state.weight
         objective = point.loss + 0.5 * self.kappa * inner(state.weight, state.weight)
         return inner(rest, rest) <= HOPEFUL * 2 * self.kappa * state.tol * objective
@@ -212,8 +215,8 @@ class Table:
 
     # --- the exact Hessian -------------------------------------------------------------------------------------------
 
-    def newton(self, gradient: Float) -> tuple[Float, float] | None:
-        """Solve H d = −g; None where H is not positive definite in float64."""
+    def newton(self, gradient: Float, early: bool) -> tuple[Float, float] | None:
+        """Solve H d = −g, early in the fit or not; None where H is not positive definite in float64."""
         k, width, h = self.problem.n_classes, self.width, self.problem.curvature
         self.problem.passes += k * width / 4  # what the multiplications are worth
         if k == 2:
@@ -243,11 +246,11 @@ class Table:
 
     # --- conjugate gradients -----------------------------------------------------------------------------------------
 
-    def truncated(self, gradient: Float) -> tuple[Float, float] | None:
+    def truncated(self, gradient: Float, early: bool) -> tuple[Float, float] | None:
         """Solve H d = −g in float32 until an iteration adds little to what the quadratic model already gained."""
         if self.single is None:
             self.single = _Single(self)
-        return self.single.solve(gradient) if self.single.usable else None
+        return self.single.solve(gradient, EARLY_RATE if early else RATE) if self.single.usable else None
 
 
 class _Single:
@@ -305,7 +308,7 @@ class _Single:
 
     def _gram(self, weights: Single, total: float) -> Single:
         """Σ v x xᵀ of the rows that matter, at most `BLOCK_ROWS` a parameter of them."""
-        kept = np.flatnonzero(weights > self.least)
+        kept = np.flatnonzero(weights > min(self.least, LIGHT * float(weights.max())))
         kept = kept[:: max(1, len(kept) // (BLOCK_ROWS * self.table.width))]
         chosen = weights[kept]
         part = self.rows[kept, : self.table.width]
@@ -328,7 +331,7 @@ class _Single:
         z -= z.mean(axis=0)
         return z
 
-    def solve(self, gradient: Float) -> tuple[Float, float] | None:
+    def solve(self, gradient: Float, rate: float) -> tuple[Float, float] | None:
         self.prob = self.table.prob.astype(np.float32)
         self.renew()
         r = -gradient.astype(np.float32)
@@ -347,7 +350,7 @@ class _Single:
             r -= step * hq
             gained = 0.5 * float(step) * rz
             gain += gained
-            if products * gained <= RATE * gain:
+            if products * gained <= rate * gain:
                 break
             z = self.precondition(r)
             fresh = inner(r, z)
@@ -355,7 +358,6 @@ class _Single:
             rz = fresh
         else:
             return None
-        self.count = products
         if not (np.isfinite(d).all() and d.any()):
             return None
         return d.astype(np.float64), gain

@@ -84,6 +84,7 @@ class State:
         self.stalled = self.separable = self.polished = False
         self.provable = has_decrement_bound(problem)
         self.proofs = 0
+        self.frugal = False  # whether a step costs less than a proof
         self.best = np.inf
         self.since_best = 0
         self.history: list[Progress] = []
@@ -129,10 +130,9 @@ class State:
             self.separable = self.loss <= SEPARABLE * self.problem.mass
         # The decrement of the last step is more than what is left where the model holds.
         near = self.gain <= max(0.5 * self.tol, 1e-15) * self.objective
-        # With a penalty another step serves the dual bound at less than the price of a proof, until rounding ends that.
-        lost = near and (self.kappa == 0 or self.gain <= ROUNDED * self.objective)
         bound = self.bound if self.precise else self.rough
-        if certify and self.precise and lost and self.relative(bound) > self.tol:
+        wanted = certify and (self.exhausted() or not self.frugal)
+        if wanted and self.precise and near and self.relative(bound) > self.tol:
             self.prove()
             bound = self.bound
         gap = self.relative(bound)
@@ -144,6 +144,13 @@ class State:
         self.gap = gap
         if not self.precise and (gap <= self.tol or (near and self.kappa == 0)):
             self.precise = True  # the next evaluation proves it
+
+    def exhausted(self) -> bool:
+        """Whether steps gain no more than rounding hides, or lower neither objective nor gap.
+
+        Until then another cheap step serves the dual bound better than a Newton decrement.
+        """
+        return self.gain <= ROUNDED * self.objective or self.since_best >= 2
 
     def relative(self, bound: float, objective: float | None = None) -> float:
         """Return the relative gap between an objective and a lower bound of the optimum; inf without a positive bound.
