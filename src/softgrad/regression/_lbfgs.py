@@ -65,7 +65,7 @@ class _Variables:
 
 def lbfgs(problem: RowSums, state: State) -> None:
     """Run the state to its end."""
-    state.thorough, state.stall = False, 100
+    state.stall = 100
     state.evaluate(precise=True)
     if state.done():
         return

@@ -11,7 +11,7 @@ problems, and `lean` for a search without gain.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ Single = NDArray[np.float32]
 
 EXACT_PARAMETERS = 100  # up to these the Hessian costs less than the products that would replace it
 EXACT_WORK = 2e7  # multiplications of its sum over the rows
-CG_WORK = 2e6  # multiplications of the blocks' factors, P³ K, that are worth their products
+CG_WORK = 5e7  # P³ K of the blocks' factors, above which blocks of a sample in the general solver are cheaper
 MOST_STEPS = 60
 MOST_HALVINGS = 12
 LARGEST = 1e30  # sum of squares of a feature that float32 can work with
@@ -48,7 +48,7 @@ CHUNK = 504  # rows that stay in the cache between scores and gradient, as in `_
 __all__ = ["fits", "lean"]
 
 
-def fits(problem: RowSums, state: State, solver: str) -> bool:
+def fits(problem: RowSums, state: State, solver: str) -> TypeGuard[Problem]:
     """Return whether `lean` can run a fit: chosen by "auto", little data in memory, stored scores, and a penalty."""
     if solver != "auto" or not isinstance(problem, Problem):
         return False
@@ -58,27 +58,28 @@ def fits(problem: RowSums, state: State, solver: str) -> bool:
     if not (0 < state.kappa < np.inf and design.n_features and problem.class_mass.all()):
         return False
     width = design.n_features + 1
-    return _exact(problem) or (design.n_features**2 * width * problem.n_classes <= CG_WORK * 25)
+    return _exact(problem) or bool(width**3 * problem.n_classes <= CG_WORK)
 
 
 def _exact(problem: Problem) -> bool:
     """Return whether the Hessian is summed up whole."""
     classes = 1 if problem.n_classes == 2 else problem.n_classes
     size = classes * (problem.design.n_features + int(problem.fit_intercept))
-    return size <= EXACT_PARAMETERS and problem.design.n_rows * size**2 <= EXACT_WORK
+    return bool(size <= EXACT_PARAMETERS and problem.design.n_rows * size**2 <= EXACT_WORK)
 
 
 def lean(problem: Problem, state: State) -> bool:
     """Run the state to its end; False where the general solver has to go on from it."""
     table, state.frugal = Table(problem, state.kappa), True
-    find = table.newton if _exact(problem) else table.truncated
+    exact = _exact(problem)
     point = table.evaluate(state.weight, state.bias)
     state.adopt(point, certify=bool(state.weight.any()))
     for _ in range(MOST_STEPS):
         if state.done():
             return True
         gradient = table.gradient(state, point)
-        found = find(gradient, state.gain > 0.05 * state.objective)
+        early = state.gain > 0.05 * state.objective
+        found = table.newton(gradient) if exact else table.truncated(gradient, early=early)
         if found is None:
             return False
         d, gain = found
@@ -215,8 +216,8 @@ class Table:
 
     # --- the exact Hessian -------------------------------------------------------------------------------------------
 
-    def newton(self, gradient: Float, early: bool) -> tuple[Float, float] | None:
-        """Solve H d = −g, early in the fit or not; None where H is not positive definite in float64."""
+    def newton(self, gradient: Float) -> tuple[Float, float] | None:
+        """Solve H d = −g; None where H is not positive definite in float64."""
         k, width, h = self.problem.n_classes, self.width, self.problem.curvature
         self.problem.passes += k * width / 4  # what the multiplications are worth
         if k == 2:
@@ -246,7 +247,7 @@ class Table:
 
     # --- conjugate gradients -----------------------------------------------------------------------------------------
 
-    def truncated(self, gradient: Float, early: bool) -> tuple[Float, float] | None:
+    def truncated(self, gradient: Float, *, early: bool) -> tuple[Float, float] | None:
         """Solve H d = −g in float32 until an iteration adds little to what the quadratic model already gained."""
         if self.single is None:
             self.single = _Single(self)
@@ -329,7 +330,7 @@ class _Single:
     def precondition(self, r: Single) -> Single:
         z = np.matmul(self.inverse, r[:, :, None])[:, :, 0]
         z -= z.mean(axis=0)
-        return z
+        return np.asarray(z)
 
     def solve(self, gradient: Float, rate: float) -> tuple[Float, float] | None:
         self.prob = self.table.prob.astype(np.float32)
