@@ -136,11 +136,16 @@ def _mnist(cache: Path) -> Data:
     return standardised(table[:, :-1]), table[:, -1]
 
 
-def _digits(cache: Path) -> Data:
-    from sklearn.datasets import load_digits
+def _bundled(name: str) -> Callable[[Path], Data]:
+    """A table that scikit-learn carries."""
 
-    X, y = load_digits(return_X_y=True)
-    return standardised(X), y
+    def make(cache: Path) -> Data:
+        from sklearn import datasets
+
+        X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+        return standardised(X), y
+
+    return make
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
@@ -208,6 +213,14 @@ def _probe(cache: Path) -> Data:
     return np.concatenate([X for X, _ in blocks]), np.concatenate([y for _, y in blocks])
 
 
+def _tall(cache: Path) -> Data:
+    """Many rows of few features, as tables of a business are."""
+    generator = np.random.default_rng(7)
+    X = generator.standard_normal((100_000, 20))
+    logits = X @ generator.standard_normal((20, 3)) / np.sqrt(20)
+    return standardised(X), (2 * logits + generator.gumbel(size=logits.shape)).argmax(axis=1)
+
+
 MAKERS: dict[str, Callable[[Path], Data]] = {
     "20ng-embedding": _embedding("20newsgroups"),
     "r52-embedding": _embedding("reuters-r52"),
@@ -218,5 +231,9 @@ MAKERS: dict[str, Callable[[Path], Data]] = {
     "20ng-tfidf": _tfidf("20newsgroups"),
     "r52-tfidf": _tfidf("reuters-r52"),
     "probe": _probe,
-    "digits": _digits,
+    "tall": _tall,
+    "iris": _bundled("iris"),
+    "wine": _bundled("wine"),
+    "breast-cancer": _bundled("breast_cancer"),
+    "digits": _bundled("digits"),
 }

@@ -37,7 +37,8 @@ from solvers import METHODS
 TARGETS = (1e-4, 1e-6)
 DATA = (
     *("20ng-embedding", "r52-embedding", "letter", "shuttle", "indian-pines", "mnist-5k"),
-    *("20ng-tfidf", "r52-tfidf", "probe"),
+    *("20ng-tfidf", "r52-tfidf", "probe", "tall"),
+    *("iris", "wine", "breast-cancer", "digits"),
 )
 SWEEP_DATA = ("20ng-embedding", "r52-embedding")
 SWEEP_CS = tuple(float(f"{C:.3g}") for C in np.logspace(-3, 3, 13))
@@ -150,7 +151,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         if options.smoke:
             options.data, options.C, options.threads, options.no_memory = "digits", "1", "1", True
-            options.rivals = options.rivals or "lbfgs float64,cold float64,newton-cholesky float64,ista float64"
+            options.rivals = (
+                options.rivals
+                or "lbfgs float64,lbfgs cold float64,newton-cg cold float64,newton-cholesky float64,ista float64"
+            )
             options.seconds, options.rounds, options.gigabytes, options.cache = 1.0, 2, 0.01, Path(temporary)
         run(options)
 

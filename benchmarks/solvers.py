@@ -174,6 +174,10 @@ SWEEP = _methods(
     ("softgrad path", _softgrad_path, GAP),
     ("scikit-learn lbfgs cold", _scikit_learn("lbfgs"), LBFGS),
     ("scikit-learn lbfgs warm", _scikit_learn("lbfgs", warm=True), LBFGS),
+    ("scikit-learn newton-cg cold", _scikit_learn("newton-cg"), LBFGS),
+    ("scikit-learn newton-cg warm", _scikit_learn("newton-cg", warm=True), LBFGS),
+    ("scikit-learn newton-cholesky cold", _scikit_learn("newton-cholesky"), _decades(2, 8, 2)),
+    ("scikit-learn newton-cholesky warm", _scikit_learn("newton-cholesky", warm=True), _decades(2, 8, 2)),
 )
 MEMORY = _methods(
     ("softgrad", _softgrad(), ()),
