@@ -80,7 +80,7 @@ class Problem(RowSums):
         self.mass = float(curvature.sum())
         self.passes = 0.0
         self.losses = np.empty(n)
-        # Little data are computed in float64 throughout, and run to rounding.
+        # Little data are computed in float64 throughout.
         self.small = design.n_rows * design.n_features * k <= SMALL if small is None else small
         self.dtype: Any = np.float64 if self.small else np.float32
         self.slots: list[Slot] = []

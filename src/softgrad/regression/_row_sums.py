@@ -63,7 +63,7 @@ class RowSums(ABC):
     class_mass, mass : array (K,), float
         Σ_i a_i y_ik with the effective targets, and their sum Σ_i a_i t_i.
     small, dtype : bool, type
-        Whether all is computed in float64 and run to rounding; the type of what is not asked to be precise.
+        Whether all is computed in float64; the type of what is not asked to be precise.
     passes : float
         Products with the rows so far.
     n_threads : int
