@@ -26,7 +26,7 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     "torch": ({"torch"}, {"threadpoolctl", "torch", "transformers"}),
     "checker": ({"_checker"}, set()),
     "derivation": ({"derivation"}, {"sympy"}),
-    "sklearn": ({"sklearn", "_sklearn"}, {"matplotlib", "scipy", "sklearn"}),
+    "sklearn": ({"sklearn"}, {"matplotlib", "scipy", "sklearn"}),
     "dask": ({"dask"}, {"dask", "distributed", "sklearn"}),
     "cli": (
         {"cli"},

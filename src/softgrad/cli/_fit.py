@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from softgrad._info import info
-from softgrad._sklearn.targets import FitTargets
-from softgrad._sklearn.weights import class_weights
 from softgrad.cli import _cluster, _model, _show, _train
 from softgrad.cli._account import account, figures
 from softgrad.cli._arrays import with_labels
@@ -32,6 +30,8 @@ from softgrad.cli._results import Column, Training
 from softgrad.cli._skops import skops_io
 from softgrad.cli._sources import Source, opened
 from softgrad.regression import RowBlocks
+from softgrad.sklearn._targets import FitTargets
+from softgrad.sklearn._weights import class_weights
 
 __all__ = ["FitOptions", "fit"]
 

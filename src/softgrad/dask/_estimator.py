@@ -14,9 +14,6 @@ from sklearn.exceptions import ConvergenceWarning
 
 from softgrad import regression
 from softgrad._core.blas import single_threaded_blas
-from softgrad._sklearn.monitor import STACK_LEVEL, Monitor, with_callbacks
-from softgrad._sklearn.parameters import check_parameters
-from softgrad._sklearn.targets import column_names
 from softgrad.dask._collections import is_collection, parts_of
 from softgrad.dask._graph import let_go
 from softgrad.dask._predict import lazily, scored
@@ -24,6 +21,9 @@ from softgrad.dask._read import read_blocks
 from softgrad.regression._fit import check_options, solve
 from softgrad.regression._inputs import ProblemVariables
 from softgrad.sklearn import SoftmaxRegression as _InMemory
+from softgrad.sklearn._callbacks import STACK_LEVEL, Monitor, with_callbacks
+from softgrad.sklearn._parameters import check_parameters
+from softgrad.sklearn._targets import column_names
 
 __all__ = ["SoftmaxRegression"]
 

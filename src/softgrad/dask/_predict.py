@@ -9,10 +9,10 @@ from dask import array as da
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
-from softgrad._sklearn.targets import column_names
 from softgrad.dask._collections import parts_of
 from softgrad.dask._graph import collect, each
 from softgrad.dask._rows import BlockRows, BlockSummary, ColumnRoles, block_of_frame
+from softgrad.sklearn._targets import column_names
 
 Array = NDArray[Any]
 

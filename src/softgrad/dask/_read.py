@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad._sklearn.targets import FitTargets
-from softgrad._sklearn.weights import class_weights
 from softgrad.dask._block import SharedModel
 from softgrad.dask._collections import Parts
 from softgrad.dask._graph import collect, each, keep, let_go
@@ -17,6 +15,8 @@ from softgrad.dask._problem import Remote, Shape
 from softgrad.dask._rows import BlockSummary, make, summary
 from softgrad.regression._inputs import far_from_zero
 from softgrad.regression._problem import SMALL, STORED
+from softgrad.sklearn._targets import FitTargets
+from softgrad.sklearn._weights import class_weights
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]

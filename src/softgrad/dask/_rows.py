@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad._sklearn.targets import soft_values
-from softgrad._sklearn.weights import read_offset
 from softgrad.dask._block import Block, SharedModel
 from softgrad.regression._blocks import as_block, check_finite
 from softgrad.regression._inputs import checked_rows
 from softgrad.regression._sparse import is_sparse, longest
+from softgrad.sklearn._targets import soft_values
+from softgrad.sklearn._weights import read_offset
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]

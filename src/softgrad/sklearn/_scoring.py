@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import get_scorer
 
-from softgrad._sklearn.problem import FitData
 from softgrad.loss import log_softmax, softmax
 from softgrad.regression.sources import RowBlocks
+from softgrad.sklearn._fit_data import FitData
 
 __all__ = ["fold_score", "soft_log_loss"]
 
@@ -37,6 +36,8 @@ def fold_score(scoring: Any, problem: FitData, parameters: dict[str, Any]) -> Sc
         raise ValueError(f'scoring={name!r} compares labels, but y holds soft labels: use "neg_log_loss" or a callable')
     if name == "accuracy" and parameters.keys() <= {"sample_weight"}:
         return _accuracy(problem, weights)
+    from sklearn.metrics import get_scorer
+
     return _scorer(get_scorer(name), problem, parameters)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from softgrad._sklearn.problem import FitData
 from softgrad.regression.sources import RowBlocks
+from softgrad.sklearn._fit_data import FitData
 
 try:
     from sklearn.callback import CallbackSupportMixin

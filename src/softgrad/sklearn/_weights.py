@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad._sklearn.targets import FitTargets
 from softgrad.regression._blocks import first_not_finite
+from softgrad.sklearn._targets import FitTargets
 
 __all__ = ["class_weights", "read_offset", "row_weights"]
 

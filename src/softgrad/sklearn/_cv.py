@@ -10,17 +10,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn import get_config
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import get_scorer
-from sklearn.model_selection import check_cv
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
 from softgrad import regression
-from softgrad._sklearn.base import SoftmaxClassifier
-from softgrad._sklearn.folds import make_folds
-from softgrad._sklearn.monitor import STACK_LEVEL, Monitor, with_callbacks
-from softgrad._sklearn.parameters import check_parameters, grid
-from softgrad._sklearn.problem import FitData, read_problem
-from softgrad._sklearn.scoring import fold_score
+from softgrad.sklearn._callbacks import STACK_LEVEL, Monitor, with_callbacks
+from softgrad.sklearn._classifier import SoftmaxClassifier
+from softgrad.sklearn._fit_data import FitData, read_problem
+from softgrad.sklearn._folds import make_folds
+from softgrad.sklearn._parameters import check_parameters, grid
+from softgrad.sklearn._scoring import fold_score
 
 __all__ = ["SoftmaxRegressionCV"]
 

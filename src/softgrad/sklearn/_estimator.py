@@ -11,10 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from softgrad import regression
-from softgrad._sklearn.base import SoftmaxClassifier
-from softgrad._sklearn.monitor import STACK_LEVEL, Monitor, with_callbacks
-from softgrad._sklearn.parameters import check_parameters
-from softgrad._sklearn.problem import FitData, read_problem
+from softgrad.sklearn._callbacks import STACK_LEVEL, Monitor, with_callbacks
+from softgrad.sklearn._classifier import SoftmaxClassifier
+from softgrad.sklearn._fit_data import FitData, read_problem
+from softgrad.sklearn._parameters import check_parameters
 
 __all__ = ["SoftmaxRegression"]
 

@@ -7,17 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
 from softgrad._core.blas import refuse_after_broken_fork
-from softgrad._sklearn.monitor import CallbackSupportMixin
-from softgrad._sklearn.problem import rows_for_prediction
-from softgrad._sklearn.scoring import soft_log_loss
-from softgrad._sklearn.targets import as_array, column_names, soft_values
-from softgrad._sklearn.weights import read_offset, row_weights
 from softgrad.loss import log_softmax, softmax
 from softgrad.regression.sources import RowBlocks
+from softgrad.sklearn._callbacks import CallbackSupportMixin
+from softgrad.sklearn._fit_data import rows_for_prediction
+from softgrad.sklearn._scoring import soft_log_loss
+from softgrad.sklearn._targets import as_array, column_names, soft_values
+from softgrad.sklearn._weights import read_offset, row_weights
 
 __all__ = ["SoftmaxClassifier"]
 
@@ -129,6 +128,8 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         """
         values = as_array(y)
         if values.ndim == 1:
+            from sklearn.metrics import accuracy_score  # 40 ms of the import that fits and predictions do not need
+
             return float(accuracy_score(values, self.predict(X, offset), sample_weight=sample_weight))
         logs = self.predict_log_proba(X, offset)
         return -soft_log_loss(logs, self._same_columns(values, y), row_weights(sample_weight, len(logs)))

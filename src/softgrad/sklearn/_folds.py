@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import check_cv
 
-from softgrad._sklearn.problem import FitData
 from softgrad.regression.sources import RowBlocks
+from softgrad.sklearn._fit_data import FitData
 
 __all__ = ["Fold", "make_folds"]
 
@@ -22,6 +21,8 @@ def make_folds(cv: Any, problem: FitData, n_rows: int, parameters: dict[str, Any
     Rows of weight 0 count as absent: a splitter never sees them, and they are taken out of folds that are given as
     row numbers of the data as it was handed over. Soft labels are stratified by their largest.
     """
+    from sklearn.model_selection import check_cv  # late:
+
     own = problem.targets.own_classes()
     splitter = check_cv(cv, own, classifier=True)
     if hasattr(cv, "split") or not hasattr(cv, "__iter__"):

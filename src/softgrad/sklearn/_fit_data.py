@@ -11,11 +11,11 @@ from scipy import sparse
 from sklearn import get_config
 from sklearn.utils.validation import validate_data
 
-from softgrad._sklearn.targets import FitTargets, read_targets
-from softgrad._sklearn.weights import class_weights, read_offset, row_weights
 from softgrad.regression._arrow import is_dataset, read_column
 from softgrad.regression._blocks import check_finite
 from softgrad.regression.sources import RowBlocks, is_source
+from softgrad.sklearn._targets import FitTargets, read_targets
+from softgrad.sklearn._weights import class_weights, read_offset, row_weights
 
 __all__ = ["FitData", "read_problem", "rows_for_prediction"]
 

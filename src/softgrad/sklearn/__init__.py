@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from softgrad._sklearn.cv import SoftmaxRegressionCV
-from softgrad._sklearn.display import SoftmaxPathDisplay
-from softgrad._sklearn.estimator import SoftmaxRegression
+from softgrad.sklearn._cv import SoftmaxRegressionCV
+from softgrad.sklearn._display import SoftmaxPathDisplay
+from softgrad.sklearn._estimator import SoftmaxRegression
 
 __all__ = ["SoftmaxPathDisplay", "SoftmaxRegression", "SoftmaxRegressionCV"]
