@@ -266,8 +266,46 @@ def test_rows_of_weight_zero_count_as_absent() -> None:
     y[:50] = 7  # a class that no other row has
     model = SoftmaxRegression().fit(cut(x, 100), cut(y, 100), cut(a, 100))
     whole = InMemory().fit(x[100:], y[100:])
-    assert model.classes_.tolist() == [0, 1, 2]
-    np.testing.assert_allclose(model.coef_, whole.coef_, atol=1e-8)
+    assert model.classes_.tolist() == [0, 1, 2, 7]
+    np.testing.assert_allclose(model.coef_[:3], whole.coef_, atol=1e-8)
+    assert model.predict_proba(x)[:, 3].max() < 1e-300
+
+
+@pytest.mark.parametrize("class_weight", [{0: 0.0}, {0: 1.0, 1: 2.0, 2: 1.0, "z": 3.0}, {1: 0.0, 2: 3.0}])
+def test_class_weights_of_zero_and_of_classes_that_y_lacks(class_weight: Any) -> None:
+    x, y = data(400, 4, 3)
+    offset = np.random.default_rng(0).standard_normal((400, 3))
+    model, whole = (kind(class_weight=class_weight, tol=1e-10) for kind in (SoftmaxRegression, InMemory))
+    model.fit(cut(x, 100), cut(y, 100), None, cut(offset, 100))
+    whole.fit(x, y, None, offset)
+    np.testing.assert_allclose(model.coef_, whole.coef_, atol=1e-6)
+    np.testing.assert_allclose(model.intercept_, whole.intercept_, atol=1e-6)
+    assert model.objective_ == pytest.approx(whole.objective_, rel=1e-9)
+
+
+def test_a_class_of_weight_zero_needs_another_two_and_no_smoothing() -> None:
+    x, y = data(400, 4, 3)
+    X, Y = cut(x, 100), cut(y, 100)
+    for options, message in (
+        ({"class_weight": {0: 0, 1: 0}}, "at least two classes with a positive weight, but only 2 has one"),
+        ({"class_weight": {0: 0}, "label_smoothing": 0.1}, "class 0 has no weight, which label_smoothing"),
+        ({"class_weight": {0: 0}, "fit_intercept": False}, "class 0 has no weight, which fit_intercept=False"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SoftmaxRegression(**options).fit(X, Y)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_labels_as_a_series_are_scored(weighted: bool) -> None:
+    x, y = data(120, 2, 3)
+    frame = pd.DataFrame(x, columns=["u", "v"]).assign(label=np.array(["a", "b", "c"])[y], w=1.0 + np.arange(120) % 3)
+    table = dd.from_pandas(frame, npartitions=4)
+    X, weights = table[["u", "v"]], table["w"] if weighted else None
+    model = SoftmaxRegression().fit(X, table["label"], weights)
+    expected = model.score(frame[["u", "v"]], frame["label"], frame["w"] if weighted else None)
+    assert model.score(X, table["label"], weights) == pytest.approx(expected)
+    assert model.score(X, table[["label"]], weights) == pytest.approx(expected)
+    assert model.score(table, "label", "w" if weighted else None) == pytest.approx(expected)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -428,7 +466,7 @@ def test_blocks_that_are_not_alike() -> None:
         (lambda m, x, y: m.set_params(C=-1).fit(x, y), ValueError, r"C must be"),
         (lambda m, x, y: m.set_params(solver="sgd").fit(x, y), ValueError, r"solver"),
         (lambda m, x, y: m.set_params(cache="disk").fit(x, y), ValueError, r"cache must be True or False"),
-        (lambda m, x, y: m.set_params(class_weight={9: 1.0}).fit(x, y), ValueError, r"class_weight names 9"),
+        (lambda m, x, y: m.set_params(class_weight={1: -1.0}).fit(x, y), ValueError, r"class_weight of 1 is -1.0"),
         (lambda m, x, y: m.fit(dd.from_pandas(frame(), npartitions=2), "label"), None, None),
         (lambda m, x, y: m.fit(dd.from_pandas(frame(), npartitions=2), "colour"), ValueError, r"not a column of X"),
         (lambda m, x, y: m.fit(dd.from_pandas(frame(), npartitions=2), "w"), ValueError, r"column 'label' of X"),

@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from inspect import signature
 from typing import Any
 
 import matplotlib as mpl
@@ -17,8 +18,16 @@ import skops.io
 from classifiers import real, soft_labels
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError, UnsetMetadataPassedError
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import get_scorer, log_loss, make_scorer, matthews_corrcoef
+from sklearn.linear_model import LogisticRegression, LogisticRegressionCV
+from sklearn.metrics import (
+    brier_score_loss,
+    cohen_kappa_score,
+    f1_score,
+    get_scorer,
+    log_loss,
+    make_scorer,
+    matthews_corrcoef,
+)
 from sklearn.model_selection import GroupKFold, KFold, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -125,6 +134,74 @@ def test_a_path_that_stops_early_says_where() -> None:
     assert caught[0].filename == __file__
 
 
+# --- scorers ---------------------------------------------------------------------------------------------------------
+
+LABELLED = [
+    "neg_log_loss", "neg_brier_score", "d2_log_loss_score", "d2_brier_score", "top_k_accuracy", "f1_macro",
+    "f1_weighted", "precision_micro", "recall_macro", "jaccard_macro", make_scorer(cohen_kappa_score),
+]  # fmt: skip
+TOLD = "use_legacy_attributes" in signature(LogisticRegressionCV).parameters  # scikit-learn gives the classes, too
+
+
+def rare() -> tuple[Any, Any]:
+    """Three classes, of which "c" has two rows."""
+    y = np.repeat([0, 1, 2], [20, 20, 2])
+    return y[:, None] + np.random.default_rng(0).normal(0, 0.7, (42, 3)), np.array(["a", "b", "c"])[y]
+
+
+@pytest.mark.skipif(not TOLD, reason="scikit-learn 1.8 and newer")
+@pytest.mark.filterwarnings("ignore:.*(ill-defined|least populated class|have only one label)")
+@pytest.mark.parametrize("scoring", LABELLED)
+def test_scorers_are_told_the_classes_that_held_out_rows_lack(scoring: Any) -> None:
+    x, y = rare()
+    model = SoftmaxRegressionCV(Cs=[1.0], scoring=scoring, tol=1e-12).fit(x, y)
+    theirs = LogisticRegressionCV(
+        Cs=[1.0], scoring=scoring, tol=1e-10, max_iter=5000, l1_ratios=(0,), use_legacy_attributes=False
+    ).fit(x, y)
+    np.testing.assert_allclose(model.scores_.ravel(), theirs.scores_.ravel(), atol=1e-4)
+    assert np.isfinite(model.score(x[:30], y[:30]))
+
+
+@pytest.mark.parametrize(
+    ("scoring", "metric"),
+    [
+        ("neg_brier_score", lambda y, p: -brier_score_loss(y, p[:, 1], pos_label="b", labels=["a", "b"])),
+        ("f1", lambda y, p: f1_score(y, np.where(p[:, 1] > 0.5, "b", "a"), pos_label="b", labels=["a", "b"])),
+        ("f1_macro", lambda y, p: f1_score(y, np.where(p[:, 1] > 0.5, "b", "a"), average="macro", labels=["a", "b"])),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*ill-defined")
+def test_scorers_are_told_the_positive_class(scoring: str, metric: Any) -> None:
+    x, y = rare()
+    x, y = x[:40], y[:40]
+    folds = [(np.arange(40), np.flatnonzero(y == "b")), (np.arange(0, 40, 2), np.arange(1, 40, 2))]
+    model = SoftmaxRegressionCV(cv=folds, Cs=[1.0], scoring=scoring).fit(x, y)
+    for scores, (train, test) in zip(model.scores_, folds, strict=True):
+        expected = metric(y[test], SoftmaxRegression().fit(x[train], y[train]).predict_proba(x[test]))
+        assert scores == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("scoring", ["top_k_accuracy", "roc_auc_ovo", "neg_brier_score", "d2_log_loss_score"])
+@pytest.mark.filterwarnings("ignore:.*(ill-defined|Only one class is present)")
+def test_scorers_take_a_class_that_the_training_rows_lack(scoring: str) -> None:
+    x, y = rare()
+    folds = [(np.flatnonzero(y != "c"), np.arange(42)), (np.arange(42), np.arange(42))]
+    model = SoftmaxRegressionCV(cv=folds, Cs=[1.0], scoring=scoring).fit(x, y)
+    assert np.isfinite(model.scores_).all()
+    assert model.scores_[0, 0] < model.scores_[1, 0]
+
+
+@pytest.mark.filterwarnings("ignore:Only one class is present")
+def test_an_area_under_the_curve_that_a_fold_does_not_have_is_nan() -> None:
+    x, y = real("iris")
+    folds = [(np.arange(150), np.flatnonzero(y > 0)), (np.arange(0, 150, 2), np.arange(1, 150, 2))]
+    model = SoftmaxRegressionCV(cv=folds, Cs=[1.0], scoring="roc_auc_ovr", refit=False)
+    with pytest.raises(ValueError, match="every score is NaN"):
+        model.fit(x, y)
+    assert np.isnan(model.scores_[0, 0])
+    assert model.scores_[1, 0] > 0.9
+
+
 # --- folds and weights -----------------------------------------------------------------------------------------------
 
 
@@ -135,7 +212,7 @@ def test_rows_of_weight_zero_are_absent_from_the_folds() -> None:
     given = list(StratifiedKFold(3).split(x, y))
     model = SoftmaxRegressionCV(Cs=CS, cv=3, scoring="neg_log_loss").fit(x, y, weights)
     same = SoftmaxRegressionCV(Cs=CS, cv=3, scoring="neg_log_loss").fit(x[kept], y[kept])
-    np.testing.assert_array_equal(model.scores_, same.scores_)
+    np.testing.assert_allclose(model.scores_, same.scores_, rtol=1e-12)
     by_number = SoftmaxRegressionCV(Cs=CS, cv=given, scoring="neg_log_loss").fit(x, y, weights)
     single = SoftmaxRegression(C=CS[0]).fit(x[given[0][0]], y[given[0][0]], weights[given[0][0]])
     held_out = given[0][1]
@@ -264,11 +341,19 @@ def test_metadata_routing() -> None:
         np.testing.assert_array_equal(routed.scores_, plain.scores_)
         with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
             SoftmaxRegressionCV(Cs=CS, scoring="neg_log_loss").fit(x, y, weights)
-        losses = []
+        losses, scores = [], []
         for wanted in (True, False):
             scorer = get_scorer("neg_log_loss").set_score_request(sample_weight=wanted)
             losses.append(SoftmaxRegressionCV(Cs=CS, scoring=scorer).fit(x, y, weights).scores_)
+            model = SoftmaxRegressionCV(Cs=CS, scoring=scorer).fit(x, y, weights)
+            scores.append(model.score(x, y, sample_weight=weights))
         assert np.abs(losses[0] - losses[1]).max() > 1e-4
+        assert scores[0] == pytest.approx(-log_loss(y, model.predict_proba(x), sample_weight=weights))
+        assert scores[1] == pytest.approx(-log_loss(y, model.predict_proba(x)))
+        with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
+            SoftmaxRegressionCV(Cs=CS, scoring="neg_brier_score").fit(x, y).score(x, y, sample_weight=weights)
+    with pytest.raises(ValueError, match=r"score got 'other', which is passed on with metadata routing only"):
+        model.score(x, y, other=1)
     with_weights = SoftmaxRegressionCV(Cs=CS, scoring="neg_log_loss").fit(x, y, weights)
     np.testing.assert_allclose(losses[0], with_weights.scores_, rtol=1e-9)
 

@@ -7,6 +7,7 @@ import inspect
 import os
 import pickle
 import signal
+import warnings
 from typing import Any
 from unittest import SkipTest
 
@@ -17,9 +18,12 @@ import skops.io
 from classifiers import largest_slope, real
 from sklearn import datasets
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import AdaBoostClassifier, BaggingClassifier, VotingClassifier
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
@@ -107,11 +111,102 @@ def test_balanced_counts_sample_weight_as_repetition() -> None:
     np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-5)
 
 
-def test_row_of_weight_zero_is_absent_with_its_label() -> None:
+@pytest.mark.parametrize("by", ["sample_weight", "class_weight"])
+@pytest.mark.parametrize("data", ["iris", "breast_cancer"])
+@pytest.mark.parametrize("empty", [0, 1])
+def test_a_class_of_weight_zero_stays_a_class_of_probability_zero(by: str, data: str, empty: int) -> None:
+    x, y = real(data)
+    weights = 1.0 + np.arange(len(y)) % 3
+    options: dict[str, Any] = {"C": 0.7, "tol": 1e-10}
+    theirs = LogisticRegression(C=0.7, tol=1e-9, max_iter=5000)
+    for one in (options,) if by == "class_weight" else ():
+        one["class_weight"] = {empty: 0.0}
+    given = weights if by == "class_weight" else weights * (y != empty)
+    model = SoftmaxRegression(**options).fit(x, y, given)
+    theirs.set_params(class_weight=options.get("class_weight")).fit(x, y, given)
+    np.testing.assert_array_equal(model.classes_, theirs.classes_)
+    assert model.coef_.shape == theirs.coef_.shape
+    assert model.predict_proba(x)[:, empty].max() < 1e-300
+    assert np.isfinite(model.predict_log_proba(x)).all()
+    np.testing.assert_allclose(model.predict_proba(x), theirs.predict_proba(x), atol=5e-3)
+    logs = model.predict_log_proba(x)[np.arange(len(y)), y]
+    loss = -((weights * logs)[y != empty]).sum()
+    assert model.objective_ == pytest.approx(0.7 * loss + 0.5 * (model.coef_**2).sum(), rel=1e-9, abs=1e-200)
+    assert 0 <= model.gap_ <= 1e-10
+
+
+def test_two_of_three_classes_keep_the_penalty_of_two_rows() -> None:
     x, y = real("iris")
-    model = SoftmaxRegression().fit(x, y, sample_weight=(y > 0).astype(float))
-    np.testing.assert_array_equal(model.classes_, [1, 2])
-    np.testing.assert_array_equal(model.coef_, SoftmaxRegression().fit(x[y > 0], y[y > 0]).coef_)
+    model = SoftmaxRegression(tol=1e-12).fit(x, y, (y > 0).astype(float))
+    two = SoftmaxRegression(C=2.0, tol=1e-12).fit(x[y > 0], y[y > 0])
+    np.testing.assert_allclose(model.coef_[2] - model.coef_[1], two.coef_[0], atol=1e-5)
+    np.testing.assert_array_equal(model.coef_[0], 0)
+    again = SoftmaxRegression(tol=1e-12, warm_start=True).fit(x, y, (y > 0).astype(float))
+    again.fit(x, y, (y > 0).astype(float))
+    assert again.n_iter_[0] <= 1
+    np.testing.assert_allclose(again.coef_, model.coef_, atol=1e-6)
+
+
+@pytest.mark.parametrize("by", ["sample_weight", "class_weight"])
+@pytest.mark.parametrize("data", ["iris", "breast_cancer"])
+def test_without_an_intercept_a_class_of_weight_zero_is_repelled(by: str, data: str) -> None:
+    x, y = real(data)
+    class_weight = {1: 0.0} if by == "class_weight" else None
+    weights = None if by == "class_weight" else (y != 1).astype(float)
+    model = SoftmaxRegression(C=0.1, fit_intercept=False, class_weight=class_weight, tol=1e-12).fit(x, y, weights)
+    theirs = LogisticRegression(C=0.1, fit_intercept=False, class_weight=class_weight, tol=1e-10, max_iter=5000)
+    np.testing.assert_allclose(model.coef_, theirs.fit(x, y, weights).coef_, atol=1e-5)
+
+
+def test_label_smoothing_counts_the_classes_of_weight_zero() -> None:
+    x, y = real("iris")
+    class_weight = {0: 0.0, 1: 2.0, 2: 1.0}
+    model = SoftmaxRegression(label_smoothing=0.3, class_weight=class_weight, tol=1e-12).fit(x, y)
+    soft = (0.7 * np.eye(3)[y] + 0.1) * [0, 2, 1]
+    same = SoftmaxRegression(C=2.0, tol=1e-12).fit(x, soft[:, 1:])
+    np.testing.assert_allclose(model.coef_[2] - model.coef_[1], same.coef_[0], atol=1e-5)
+    smoothed = SoftmaxRegression(label_smoothing=0.3, tol=1e-12).fit(x, y, (y > 0).astype(float))
+    assert smoothed.predict_proba(x)[:, 0].max() > 0.05  # smoothing gives every class a weight
+
+
+@pytest.mark.parametrize("class_weight", [{0: 1.0, 1: 2.0, 2: 3.0}, {0: 1, 1: 2, 2: 3, 9: 4}])
+def test_class_weight_may_name_classes_that_a_subset_lacks(class_weight: dict[int, float]) -> None:
+    x, y = real("iris")
+    rows = y > 0
+    options: dict[str, Any] = {"class_weight": class_weight, "C": 0.3}
+    model = SoftmaxRegression(tol=1e-12, **options).fit(x[rows], y[rows])
+    theirs = LogisticRegression(tol=1e-10, max_iter=5000, **options).fit(x[rows], y[rows])
+    np.testing.assert_allclose(model.coef_, theirs.coef_, atol=1e-5)
+    scores = cross_val_score(SoftmaxRegression(**options), x, y, cv=KFold(3), error_score="raise")
+    assert scores.shape == (3,)
+    assert SoftmaxRegressionCV(class_weight=class_weight, Cs=[1.0], cv=KFold(3)).fit(x, y).scores_.shape == (3, 1)
+
+
+def test_class_weight_of_another_name_and_a_class_without_one_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"names 9, which is not a class in y, but not 0, which is one") as caught:
+        SoftmaxRegression(class_weight={9: 1.0, 1: 2.0}).fit(*real("iris"))
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.filterwarnings("ignore:.*sigmoid.*:RuntimeWarning")
+@pytest.mark.parametrize("data", ["iris", "breast_cancer"])
+def test_ensembles_with_a_class_of_weight_zero(data: str) -> None:
+    x, y = real(data)
+    weights = (y != 1).astype(float)
+    base = SoftmaxRegression()
+    for ensemble in (
+        BaggingClassifier(base, n_estimators=4, max_samples=8, random_state=0),
+        AdaBoostClassifier(base, n_estimators=4, random_state=0),
+        VotingClassifier([("a", base), ("b", SoftmaxRegression(C=0.1))], voting="soft"),
+        CalibratedClassifierCV(base, cv=3),
+        CalibratedClassifierCV(base, cv=3, method="isotonic"),
+        OneVsRestClassifier(base),
+    ):
+        weighted = {} if isinstance(ensemble, OneVsRestClassifier) else {"sample_weight": weights}
+        found = ensemble.fit(x, y, **weighted).predict_proba(x)
+        assert np.isfinite(found).all()
+        if weighted:
+            assert (ensemble.predict(x)[y != 1] == y[y != 1]).mean() > 0.9
 
 
 # --- the fitted model ------------------------------------------------------------------------------------------------
@@ -274,6 +369,12 @@ def test_callbacks_of_scikit_learn() -> None:
     assert told[-2:] == ["end fit", "teardown"]
     assert told.count("begin iteration") == told.count("end iteration") == model.n_iter_[0] + 1
     assert recorder.scores[-1] == pytest.approx(model.score(x, y, weights))
+    assert len(recorder.scores) == model.n_iter_[0] + 1, "each iteration and the fit hand out a fitted estimator"
+    for number, score in enumerate(recorder.scores[:-1], 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            stopped = SoftmaxRegression(max_iter=number).fit(x, y, weights)
+        assert score == pytest.approx(stopped.score(x, y, weights))
     assert not hasattr(model, "_callback_fit_ctx")
 
 
@@ -360,9 +461,8 @@ def test_clone_pickle_and_skops_round_trips(labels: list[Any]) -> None:
         ({"label_smoothing": 1.5}, r"label_smoothing must be in \[0, 1\], not 1.5"),
         ({"n_threads": 0}, "n_threads must be"),
         ({"class_weight": "even"}, "class_weight must be .*, not 'even'"),
-        ({"class_weight": {9: 1.0}}, r"class_weight names 9, which is not a class in y: \[0, 1, 2\]"),
         ({"class_weight": {1: -1.0}}, "class_weight of 1 is -1.0"),
-        ({"class_weight": {1: 0.0}}, "class_weight of 1 is 0.0: .* leave out its rows"),
+        ({"class_weight": {0: 0.0, 1: 0.0, 2: 0.0}}, "class_weight is zero for every class with rows"),
     ],
 )
 def test_impossible_parameters(parameters: dict[str, Any], message: str) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
-from sklearn.exceptions import ConvergenceWarning
 
 from softgrad import regression
 from softgrad._core.blas import single_threaded_blas
@@ -22,6 +20,7 @@ from softgrad.regression._fit import check_options, solve
 from softgrad.regression._inputs import ProblemVariables
 from softgrad.sklearn import SoftmaxRegression as _InMemory
 from softgrad.sklearn._callbacks import STACK_LEVEL, Monitor, with_callbacks
+from softgrad.sklearn._fitting import keep_result, warm_start, warn_unless_converged
 from softgrad.sklearn._parameters import check_parameters
 from softgrad.sklearn._targets import column_names
 
@@ -121,7 +120,8 @@ class SoftmaxRegression(_InMemory):
             Labels of any kind (n_rows,), or soft labels (n_rows, n_classes) of floats. The name of a column of X: its
             other columns are then the features. What is not Dask's is cut as X is.
         sample_weight : Dask array or Series, array or str, optional
-            Row weights, not negative. A row of weight 0 counts as absent.
+            Row weights, not negative. A row of weight 0 adds its label to ``classes_`` and nothing
+            to the fit.
         offset : Dask array (n_rows, n_classes), or (n_rows,) for two classes, array or str, optional
             Added to the logits, with no weight to be fitted.
         classes : array (n_classes,), optional
@@ -136,7 +136,7 @@ class SoftmaxRegression(_InMemory):
         Raises
         ------
         ValueError
-            For parameters and data that cannot be; the message names the block, the row and the value.
+            For invalid parameters and data; the message names the block, the row and the value.
         TypeError
             For an X that is not Dask's.
         KeyboardInterrupt
@@ -154,34 +154,32 @@ class SoftmaxRegression(_InMemory):
         if y is None:
             raise ValueError(f"This {type(self).__name__} estimator requires y to be passed, but the target y is None.")
         parts = parts_of(X, y, sample_weight, offset)
-        monitor = Monitor(self, _told(X, y, sample_weight), callback, self.max_iter)
         read = read_blocks(self, parts, None if isinstance(y, str) else column_names(y), classes)
-        problem: Any = SimpleNamespace(targets=read.targets, x=read.problem.design)
+        data: Any = SimpleNamespace(x=read.problem.design, targets=read.targets)
+        scale = read.support.c_scale
+        monitor = Monitor(self, _collections(X, y, sample_weight), callback, self.max_iter, scale=scale)
         self._remember(read.problem.design.n_features, parts.columns.features)
         inputs = ProblemVariables(read.problem, shift=read.problem.design.shift)
         try:
-            start = self._start(problem) if self.warm_start and hasattr(self, "coef_") else None
+            start = warm_start(self, read.targets.classes)
+            start = None if start is None else read.support.restrict(*start)
             with single_threaded_blas():
                 result = solve(
-                    inputs, self.C, solver=self.solver, tol=self.tol, max_iter=self.max_iter, start=inputs.inner(start),
-                    callback=monitor, coef_dtype=read.problem.design.dtype,
+                    inputs, self.C * scale, solver=self.solver, tol=self.tol, max_iter=self.max_iter,
+                    start=inputs.inner(start), callback=monitor, coef_dtype=read.problem.design.dtype,
                 )  # fmt: skip
         except regression.FitInterrupted as interruption:
             result = interruption.result
-            self._keep(problem, result)
             if not monitor.stopped:
+                keep_result(self, data, read.support, result)
                 raise
         finally:
             let_go(read.kept)
             read.problem.release()
-        self._keep(problem, result)
+        keep_result(self, data, read.support, result)
         monitor.end()
-        if not (result.converged or monitor.stopped):
-            warnings.warn(
-                f"the fit has not converged: {result.message}; raise max_iter or tol, or scale the features",
-                ConvergenceWarning,
-                stacklevel=STACK_LEVEL,
-            )
+        if not monitor.stopped:
+            warn_unless_converged(result, STACK_LEVEL + 1)
         return self
 
     def _remember(self, n_features: int, names: list[Any] | None) -> None:
@@ -285,7 +283,7 @@ class SoftmaxRegression(_InMemory):
         return plain
 
 
-def _told(X: Any, y: Any, sample_weight: Any) -> Any:
-    """What scikit-learn's callbacks are told of the data: the collections."""
+def _collections(X: Any, y: Any, sample_weight: Any) -> Any:
+    """The collections in the place of the data that scikit-learn's callbacks are given."""
     targets = SimpleNamespace(take=lambda _: y)
-    return SimpleNamespace(x=X, targets=targets, sample_weight=sample_weight)
+    return SimpleNamespace(x=X, targets=targets, sample_weight=sample_weight, in_memory=True)

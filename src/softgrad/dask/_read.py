@@ -15,6 +15,7 @@ from softgrad.dask._problem import Remote, Shape
 from softgrad.dask._rows import BlockSummary, make, summary
 from softgrad.regression._inputs import far_from_zero
 from softgrad.regression._problem import SMALL, STORED
+from softgrad.sklearn._class_support import ClassSupport, supported
 from softgrad.sklearn._targets import FitTargets
 from softgrad.sklearn._weights import class_weights
 
@@ -26,10 +27,11 @@ __all__ = ["Read", "read_blocks"]
 
 @dataclass(frozen=True)
 class Read:
-    """The problem and its classes; ``targets`` has no values; ``kept``: blocks to be let go."""
+    """The problem of the classes of ``support``; ``targets`` has no values; ``kept``: blocks to be let go."""
 
     problem: Remote
     targets: FitTargets
+    support: ClassSupport
     kept: list[Any]
 
 
@@ -45,12 +47,14 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
         raise ValueError(
             "X has no rows" if empty else "sample_weight is zero in every row: at least one weight must be positive"
         )
+    targets = _classes([one for one in found if one.n_given], columns, classes, type(estimator).__name__)
     rows, found = [rows[number] for number in used], [found[number] for number in used]
     first = found[0]
-    targets = _classes(found, columns, classes, type(estimator).__name__)
-    k = len(targets.classes)
-    _check_offset(first, k)
+    _check_offset(first, len(targets.classes))
     weight = class_weights(estimator.class_weight, targets)
+    support = _supported(estimator, targets, weight)
+    weight = None if weight is None else weight[support.index]
+    k = len(support.index)
     lengths = [one.n_rows for one in found]
     n, p = sum(lengths), first.n_features
     small = n * p * k <= SMALL
@@ -65,7 +69,7 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
         n, k, weight, float(estimator.label_smoothing), bool(estimator.fit_intercept), small,
         _arrays(estimator, n, k, small, sum(one.n_bytes for one in found)), estimator.n_threads or 1, shift,
     )  # fmt: skip
-    blocks = each("block", make, rows, shared=(model, targets.classes))
+    blocks = each("block", make, rows, shared=(model, targets.classes, support))
     if estimator.cache:
         blocks = keep(blocks)
         let_go(rows)  # what the blocks are made of goes on with them
@@ -74,10 +78,28 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
         column_reach=reach, shift=shift, stored=sum(one.stored for one in found),
     )  # fmt: skip
     w = np.ones(k) if weight is None else weight
-    mass = (1 - model.label_smoothing) * w * targets.totals
+    mass = (1 - model.label_smoothing) * w * targets.totals[support.index]
     mass = mass + model.label_smoothing * w / k * sum(one.weight for one in found)
     remote = Remote(blocks, shape, model, mass, offset=bool(first.offset_columns))
-    return Read(remote, targets, blocks if estimator.cache else [])
+    return Read(remote, targets, support, blocks if estimator.cache else [])
+
+
+def _supported(estimator: Any, targets: FitTargets, weight: Float | None) -> ClassSupport:
+    """The classes of the fit, or an error where a class without weight needs what blocks do not have."""
+    support = supported(targets.totals, weight, estimator.label_smoothing)
+    if support.full:
+        return support
+    names = targets.classes.tolist()
+    absent = next(name for number, name in enumerate(names) if number not in support.index)
+    if len(support.index) < 2:
+        raise ValueError(
+            f"{type(estimator).__name__} needs at least two classes with a positive weight, but only "
+            f"{names[support.index[0]]!r} has one"
+        )
+    if estimator.label_smoothing or not estimator.fit_intercept:
+        name = "label_smoothing" if estimator.label_smoothing else "fit_intercept=False"
+        raise ValueError(f"class {absent!r} has no weight, which {name} does not go with here: leave out its rows")
+    return support
 
 
 def _arrays(estimator: Any, n: int, k: int, small: bool, n_bytes: int) -> int:
@@ -143,8 +165,7 @@ def _classes(found: list[BlockSummary], columns: list[Any] | None, classes: Any,
         raise ValueError(f"y has labels that cannot be sorted together: {wrong}") from wrong
     if len(known) < 2:
         raise ValueError(
-            f"{name} needs at least two classes, but every row with a positive weight has the same one class: "
-            f"{known.tolist()[0]!r}"
+            f"{name} needs at least two classes, but every row has the same one class: {known.tolist()[0]!r}"
         )
     totals = np.zeros(len(known))
     for one in found:

@@ -12,8 +12,9 @@ from softgrad.dask._block import Block, SharedModel
 from softgrad.regression._blocks import as_block, check_finite
 from softgrad.regression._inputs import checked_rows
 from softgrad.regression._sparse import is_sparse, longest
-from softgrad.sklearn._targets import soft_values
-from softgrad.sklearn._weights import read_offset
+from softgrad.sklearn._class_support import ClassSupport
+from softgrad.sklearn._targets import is_missing, soft_values
+from softgrad.sklearn._weights import finite_weights, read_offset
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -34,7 +35,7 @@ class ColumnRoles:
 
 @dataclass(frozen=True)
 class BlockRows:
-    """Rows of positive weight; ``labels`` are numbers into ``known``, or soft labels."""
+    """Rows of positive weight; ``labels`` are numbers into ``known``, the labels of all rows, or soft labels."""
 
     n_given: int
     x: Any
@@ -92,7 +93,8 @@ def _checked(x: Any, names: Any, y: Any, weight: Any, offset: Any) -> BlockRows:
     kept: Any = slice(None)
     a: Float | None = None
     if weight is not None:
-        a = _weights(weight, n)
+        a = finite_weights(weight, n)
+        assert a is not None
         if not a.all():
             kept = np.flatnonzero(a)
         a = a[kept]
@@ -104,16 +106,6 @@ def _checked(x: Any, names: Any, y: Any, weight: Any, offset: Any) -> BlockRows:
         width = 2 if shift.ndim == 1 or shift.shape[1] == 1 else shift.shape[1]
         offset = read_offset(offset, n, width)[kept]  # type: ignore[index]
     return BlockRows(n, x[kept] if len(labels) < n else x, labels, known, a, offset)
-
-
-def _weights(weight: Any, n: int) -> Float:
-    a = np.asarray(weight, dtype=np.float64)
-    if a.shape != (n,):
-        raise ValueError(f"sample_weight must have one weight a row: shape {(n,)}, not {a.shape}")
-    bad = np.flatnonzero(~(np.isfinite(a) & (a >= 0)))
-    if bad.size:
-        raise ValueError(f"sample_weight[{bad[0]}] is {a[bad[0]]}: weights must be finite and not negative")
-    return a
 
 
 def _targets(y: Any, n: int, kept: Any) -> tuple[Array, Array | None]:
@@ -140,8 +132,8 @@ def _targets(y: Any, n: int, kept: Any) -> tuple[Array, Array | None]:
                 f"y[{broken[0]}] is {labels[broken[0]]}: float labels are whole numbers, "
                 "soft labels have a column a class"
             )
-    known, numbers = np.unique(labels[kept], return_inverse=True)
-    return numbers.astype(np.intp), known
+    known, numbers = np.unique(labels, return_inverse=True)
+    return numbers.astype(np.intp)[kept], known
 
 
 def _missing(y: Any, labels: Array) -> Any:
@@ -150,7 +142,7 @@ def _missing(y: Any, labels: Array) -> Any:
     if labels.dtype.kind == "f":
         return ~np.isfinite(labels)
     if labels.dtype == object:
-        return [label is None or label != label for label in labels.tolist()]
+        return [is_missing(label) for label in labels.tolist()]
     return np.zeros(len(labels), dtype=bool)
 
 
@@ -181,15 +173,21 @@ def summary(rows: BlockRows | BlockSummary, *_: Any) -> BlockSummary:
     )  # fmt: skip
 
 
-def make(rows: BlockRows, shared: tuple[SharedModel, Array]) -> Block:
-    """The block that the solver works on, with the classes of all blocks."""
-    model, classes = shared
+def make(rows: BlockRows, shared: tuple[SharedModel, Array, ClassSupport]) -> Block:
+    """The block that the solver works on, with the classes of all blocks that have a weight."""
+    model, classes, support = shared
     targets: Array
+    weight, offset = rows.weight, None if rows.offset is None else rows.offset.astype(np.float64)
     if rows.known is None:
-        targets = np.ascontiguousarray(rows.labels, dtype=np.float64)
+        targets = np.ascontiguousarray(rows.labels[:, support.index], dtype=np.float64)
     else:
         targets = np.searchsorted(classes, rows.known).astype(np.int64)[rows.labels]
-    offset = None if rows.offset is None else rows.offset.astype(np.float64)
+        if not support.full:
+            inside = np.isin(targets, support.index)
+            weight = np.where(inside, 1.0 if weight is None else weight, 0.0)
+            targets = support.positions()[targets]
+    if offset is not None and not support.full:
+        offset = offset[:, support.index]
     if offset is not None:
         offset = np.stack([-offset / 2, offset / 2], axis=1) if offset.ndim == 1 else np.ascontiguousarray(offset)
-    return Block(rows.x, targets, rows.weight, offset, model)
+    return Block(rows.x, targets, weight, offset, model)

@@ -1,12 +1,12 @@
-"""Who hears of each iteration: the caller, the terminal, and the callbacks of scikit-learn 1.9 and newer."""
+"""Iteration callbacks: the caller's, the terminal's, and those of scikit-learn 1.9 and newer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from softgrad.regression.sources import RowBlocks
-from softgrad.sklearn._fit_data import FitData
+if TYPE_CHECKING:
+    from softgrad.sklearn._fit_data import FitData
 
 try:
     from sklearn.callback import CallbackSupportMixin
@@ -28,35 +28,46 @@ def with_callbacks(method: _Method) -> _Method:
 
 
 class Monitor:
-    """What the fit calls after each iteration.
+    """Forwards each iteration of a fit to the callbacks.
 
     With ``most``, the largest number of iterations, each is a task of scikit-learn's callbacks below the task of the
     fit. A callback that asks for the end then ends the fit as Ctrl-C does, but with :attr:`stopped` set: it is no
-    interruption.
+    interruption. ``reached`` returns the fitted attributes after an iteration, for callbacks that take the fitted
+    estimator; ``scale`` divides the objective of the solver.
     """
 
     def __init__(
-        self, estimator: Any, problem: FitData, callback: Callable[[Any], Any] | None, most: int | None = None
+        self,
+        estimator: Any,
+        data: FitData,
+        callback: Callable[[Any], Any] | None,
+        most: int | None = None,
+        *,
+        reached: Callable[[int], dict[str, Any]] | None = None,
+        scale: float = 1.0,
     ) -> None:
         self.stopped = False
+        self._reached, self._scale = reached, scale
+        self._model: Callable[[], dict[str, Any]] | None = None
         self._estimator = estimator
         self._callback = callback
         self._task: Any = None
         self._root: Any = None
         if hasattr(estimator, "_init_callback_context"):
             self._data = {
-                "X": None if isinstance(problem.x, RowBlocks) else problem.x,
-                "y": lambda: problem.targets.take(slice(None)),
-                "metadata": None if problem.sample_weight is None else {"sample_weight": problem.sample_weight},
+                "X": data.x if data.in_memory else None,
+                "y": lambda: data.targets.take(slice(None)),
+                "metadata": None if data.sample_weight is None else {"sample_weight": data.sample_weight},
             }
             # One task more than the iterations: the next one's begins as soon as one has ended.
-            self._root = estimator._init_callback_context(max_subtasks=0 if most is None else most + 1)
+            self._root = estimator._init_callback_context(max_subtasks=0 if most is None else max(most, 1) + 1)
             self._root.call_on_fit_task_begin(estimator=estimator, **self._data)
             if most is not None:
                 self._begin()
 
     def __call__(self, progress: Any) -> None:
         """Pass one iteration on."""
+        progress = progress._replace(objective=progress.objective / self._scale)
         if self._estimator.verbose:
             print(
                 f"iteration {progress.iteration:4d}   objective {progress.objective:.8g}   gap {progress.gap:.2e}   "
@@ -66,13 +77,15 @@ class Monitor:
         if self._callback is not None:
             self._callback(progress)
         if self._task is not None:
-            self.stopped = self._task.call_on_fit_task_end(estimator=self._estimator, **self._data)
+            reached, iteration = self._reached, progress.iteration
+            self._model = None if reached is None else lambda: reached(iteration)
+            self._end_task()
             self._begin()
         if self.stopped:
             raise KeyboardInterrupt
 
     def end(self) -> None:
-        """The fit is over and the estimator is fitted."""
+        """End the open tasks; the estimator is fitted."""
         if self._task is not None:
             self._task.call_on_fit_task_end(estimator=self._estimator)
         if self._root is not None:
@@ -80,4 +93,11 @@ class Monitor:
 
     def _begin(self) -> None:
         self._task = self._root.subcontext(task_name="iteration")
-        self._task.call_on_fit_task_begin(estimator=self._estimator, **self._data)
+        self._task.call_on_fit_task_begin(
+            estimator=self._estimator, reconstruction_attributes=self._model, **self._data
+        )
+
+    def _end_task(self) -> None:
+        self.stopped = self._task.call_on_fit_task_end(
+            estimator=self._estimator, reconstruction_attributes=self._model, **self._data
+        )

@@ -1,4 +1,4 @@
-"""What a fitted softmax classifier answers."""
+"""Predictions and scores of a linear softmax model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from softgrad._core.blas import refuse_after_broken_fork
 from softgrad.loss import log_softmax, softmax
-from softgrad.regression.sources import RowBlocks
 from softgrad.sklearn._callbacks import CallbackSupportMixin
-from softgrad.sklearn._fit_data import rows_for_prediction
 from softgrad.sklearn._scoring import soft_log_loss
 from softgrad.sklearn._targets import as_array, column_names, soft_values
 from softgrad.sklearn._weights import read_offset, row_weights
@@ -39,12 +37,14 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
         array
         """
         check_is_fitted(self)
+        from softgrad.sklearn._fit_data import rows_for_prediction  # regression/ is not needed to import estimators
+
         x = rows_for_prediction(self, X)
         refuse_after_broken_fork()
-        if isinstance(x, RowBlocks):
-            logits = np.concatenate([block @ self.coef_.T for block in x])
+        if hasattr(x, "n_rows"):  # RowBlocks
+            logits = np.concatenate([self._products(block) for block in x])
         else:
-            logits = np.asarray(x @ self.coef_.T)
+            logits = self._products(x)
         logits += self.intercept_
         offset = read_offset(offset, len(logits), len(self.classes_))
         if logits.shape[1] == 1:
@@ -133,6 +133,11 @@ class SoftmaxClassifier(CallbackSupportMixin, ClassifierMixin, BaseEstimator):  
             return float(accuracy_score(values, self.predict(X, offset), sample_weight=sample_weight))
         logs = self.predict_log_proba(X, offset)
         return -soft_log_loss(logs, self._same_columns(values, y), row_weights(sample_weight, len(logs)))
+
+    def _products(self, x: Any) -> NDArray[Any]:
+        """``x @ coef_.T`` as an array, of dense or sparse factors."""
+        products = x @ self.coef_.T
+        return products.toarray() if hasattr(products, "toarray") else np.asarray(products)
 
     def _same_columns(self, values: NDArray[Any], y: Any) -> NDArray[Any]:
         """Soft labels whose columns are the classes of the fit."""

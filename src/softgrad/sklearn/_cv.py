@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,13 +12,16 @@ from sklearn import get_config
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 
-from softgrad import regression
 from softgrad.sklearn._callbacks import STACK_LEVEL, Monitor, with_callbacks
 from softgrad.sklearn._classifier import SoftmaxClassifier
-from softgrad.sklearn._fit_data import FitData, read_problem
 from softgrad.sklearn._folds import make_folds
-from softgrad.sklearn._parameters import check_parameters, grid
-from softgrad.sklearn._scoring import fold_score
+from softgrad.sklearn._parameters import check_parameters, check_routed, grid
+from softgrad.sklearn._scoring import fold_score, scorer_of
+
+if TYPE_CHECKING:
+    from softgrad import regression
+    from softgrad.sklearn._class_support import ClassSupport
+    from softgrad.sklearn._fit_data import FitData
 
 __all__ = ["SoftmaxRegressionCV"]
 
@@ -146,6 +149,7 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
         groups: ArrayLike | None = None,
         classes: ArrayLike | None = None,
         callback: Callable[[regression.Progress], Any] | None = None,
+        **params: Any,
     ) -> Self:
         """Fit all folds and all rows at every C, and choose.
 
@@ -155,6 +159,8 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
             As in :meth:`SoftmaxRegression.fit`. Scores are weighted by ``sample_weight``, too.
         groups : array (n_rows,), optional
             Passed to the splitter, for ``GroupKFold`` and its like.
+        **params
+            More metadata for the splitter and the scorer, with scikit-learn's metadata routing.
 
         Returns
         -------
@@ -171,23 +177,29 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
             When the fit of some C ends before ``tol`` is reached; it says how far it is.
         """
         check_parameters(self)
+        from softgrad import regression
+        from softgrad.sklearn._class_support import fit_arguments
+        from softgrad.sklearn._fit_data import read_data
+
         Cs = grid(self.Cs)
-        problem = read_problem(self, X, y, sample_weight, offset, classes)
-        to_splitter, to_scorer = self._routed(problem, sample_weight, groups)
-        folds = make_folds(self.cv, problem, problem.n_rows_given, to_splitter)
-        monitor = Monitor(self, problem, callback)
+        data = read_data(self, X, y, sample_weight, offset, classes)
+        to_splitter, to_scorer = self._routed(data, sample_weight, groups, params)
+        folds = make_folds(self.cv, data, to_splitter)
+        support, arguments = fit_arguments(data, self.label_smoothing, self.fit_intercept)
+        if len(support.index) < 2:
+            raise ValueError(
+                f"{type(self).__name__} needs at least two classes with a positive weight, but only "
+                f"{data.targets.classes.tolist()[support.index[0]]!r} has one"
+            )
+        score = fold_score(self.scoring, data, to_scorer)
+        monitor = Monitor(self, data, callback, scale=support.c_scale)
         found = regression.cross_validate_path(
-            problem.x,
-            problem.targets.values,
-            Cs,
+            data.x,
+            arguments.pop("targets"),
+            Cs * support.c_scale,
             folds,
-            n_classes=problem.n_classes,
-            score=fold_score(self.scoring, problem, to_scorer),
-            sample_weight=problem.sample_weight,
-            class_weight=problem.class_weight,
-            label_smoothing=self.label_smoothing,
-            offset=problem.offset,
-            fit_intercept=self.fit_intercept,
+            **arguments,
+            score=lambda logits, rows: score(support.expand_logits(logits), rows),
             solver=self.solver,
             tol=self.tol,
             max_iter=self.max_iter,
@@ -197,7 +209,7 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
             early_stop=self.early_stop,
             coef_dtype=problem.x.dtype,
         )
-        self._keep(problem, Cs, found)
+        self._keep(data, support, Cs, found)
         monitor.end()
         path = found.path
         if not np.all(path.converged):
@@ -210,27 +222,32 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
             )
         return self
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None) -> float:
+    def score(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None, **params: Any) -> float:
         """The score of ``scoring`` on other rows; without one, accuracy or, for soft labels, the negated log-loss.
 
         Parameters
         ----------
         X, y, sample_weight, offset
             As in :meth:`SoftmaxRegression.score`; an offset goes with ``scoring=None`` only.
+        **params
+            More metadata for the scorer, with scikit-learn's metadata routing.
 
         Returns
         -------
         float
         """
+        to_scorer = {} if sample_weight is None else {"sample_weight": sample_weight}
+        check_routed(params, "score")
         if self.scoring is None or (self.scoring == "neg_log_loss" and np.ndim(y) == 2):
             return super().score(X, y, sample_weight, offset)
         if offset is not None:
             raise ValueError(f"offset= goes with scoring=None; a scorer, here {self.scoring!r}, does not pass it on")
-        weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-        return float(get_scorer(self.scoring)(self, X, y, **weights))
+        if get_config()["enable_metadata_routing"]:
+            to_scorer = dict(process_routing(self, "score", **to_scorer, **params).scorer.score)
+        return float(scorer_of(self.scoring, self.classes_)(self, X, y, **to_scorer))
 
     def get_metadata_routing(self) -> Any:
-        """What ``fit`` passes on: ``groups`` to the splitter, ``sample_weight`` to the scorer, as they request it.
+        """What is passed on: ``fit`` to the splitter and the scorer, ``score`` to the scorer, as they request it.
 
         Without ``scoring`` there is no scorer to ask, and ``sample_weight`` weighs the scores.
 
@@ -238,38 +255,46 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
         -------
         MetadataRouter
         """
+        from sklearn.metrics import get_scorer
+        from sklearn.model_selection import check_cv
+
         router = MetadataRouter(owner=self).add_self_request(self)
         to_split = MethodMapping().add(caller="fit", callee="split")
-        to_score = MethodMapping().add(caller="fit", callee="score")
+        to_score = MethodMapping().add(caller="fit", callee="score").add(caller="score", callee="score")
         router.add(splitter=check_cv(self.cv, classifier=True), method_mapping=to_split)
         if self.scoring is not None:
             router.add(scorer=get_scorer(self.scoring), method_mapping=to_score)
         return router
 
-    def _routed(self, problem: FitData, sample_weight: Any, groups: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What the splitter and what the scorer gets: with scikit-learn's metadata routing, what each asks for."""
+    def _routed(
+        self, data: FitData, sample_weight: Any, groups: Any, params: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Arguments of the splitter and of the scorer: with scikit-learn's metadata routing, what each requests."""
+        check_routed(params, "fit")
         to_splitter = {} if groups is None else {"groups": groups}
         to_scorer = {} if sample_weight is None else {"sample_weight": sample_weight}
         if get_config()["enable_metadata_routing"]:
-            routed = process_routing(self, "fit", **to_splitter, **to_scorer)
+            routed = process_routing(self, "fit", **to_splitter, **to_scorer, **params)
             to_splitter = dict(routed.splitter.split)
             to_scorer = to_scorer if self.scoring is None else dict(routed.scorer.score)
         if "sample_weight" in to_scorer:
-            to_scorer["sample_weight"] = problem.sample_weight  # checked, and without the rows that are dropped
+            to_scorer["sample_weight"] = data.sample_weight  # validated
         return to_splitter, to_scorer
 
-    def _keep(self, problem: FitData, Cs: NDArray[np.float64], found: Any) -> None:
-        """The path and the choice as fitted attributes."""
-        dtype = problem.x.dtype
-        parts = [found.fold_coefs, found.fold_intercepts[..., np.newaxis]] if self.fit_intercept else [found.fold_coefs]
-        self.classes_ = problem.targets.classes
+    def _keep(self, data: FitData, support: ClassSupport, Cs: NDArray[np.float64], found: Any) -> None:
+        """Set the path and the choice as fitted attributes."""
+        dtype = data.x.dtype
+        fold_coefs, fold_intercepts = support.expand(found.fold_coefs, found.fold_intercepts)
+        path_coefs, path_intercepts = support.expand(found.path.coefs, found.path.intercepts)
+        parts = [fold_coefs, fold_intercepts[..., np.newaxis]] if self.fit_intercept else [fold_coefs]
+        self.classes_ = data.targets.classes
         self.Cs_ = Cs
         self.scores_ = np.asarray(found.scores, dtype=np.float64)
         self.mean_scores_ = self.scores_.mean(axis=0)
         self.coefs_paths_ = np.concatenate(parts, axis=-1, dtype=dtype)
-        self.path_coefs_ = found.path.coefs.astype(dtype)
-        self.path_intercepts_ = found.path.intercepts.astype(dtype)
-        self.path_objectives_ = np.asarray(found.path.objectives, dtype=np.float64)
+        self.path_coefs_ = path_coefs.astype(dtype)
+        self.path_intercepts_ = path_intercepts.astype(dtype)
+        self.path_objectives_ = np.asarray(found.path.objectives, dtype=np.float64) / support.c_scale
         self.path_gaps_ = np.asarray(found.path.gaps, dtype=np.float64)
         self.n_iter_ = np.asarray(found.path.n_iters, dtype=np.int32)
         self.n_passes_ = float(found.n_passes)
@@ -283,5 +308,5 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
         best_of_folds = np.nanargmax(self.scores_, axis=1)
         folds = np.arange(len(self.scores_))
         self.C_ = float(Cs[best_of_folds].mean())
-        self.coef_ = found.fold_coefs[folds, best_of_folds].mean(axis=0).astype(dtype)
-        self.intercept_ = found.fold_intercepts[folds, best_of_folds].mean(axis=0).astype(dtype)
+        self.coef_ = fold_coefs[folds, best_of_folds].mean(axis=0).astype(dtype)
+        self.intercept_ = fold_intercepts[folds, best_of_folds].mean(axis=0).astype(dtype)

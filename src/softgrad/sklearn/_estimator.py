@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.exceptions import ConvergenceWarning
+from numpy.typing import ArrayLike
 
-from softgrad import regression
-from softgrad.sklearn._callbacks import STACK_LEVEL, Monitor, with_callbacks
+from softgrad.sklearn._callbacks import with_callbacks
 from softgrad.sklearn._classifier import SoftmaxClassifier
-from softgrad.sklearn._fit_data import FitData, read_problem
 from softgrad.sklearn._parameters import check_parameters
 
-__all__ = ["SoftmaxRegression"]
+if TYPE_CHECKING:
+    from softgrad import regression
 
-_HISTORY = [
-    ("iteration", np.int64), ("objective", np.float64), ("gap", np.float64),
-    ("passes", np.float64), ("seconds", np.float64), ("step", np.float64),
-]  # fmt: skip
+__all__ = ["SoftmaxRegression"]
 
 
 class SoftmaxRegression(SoftmaxClassifier):
@@ -39,8 +32,9 @@ class SoftmaxRegression(SoftmaxClassifier):
     fit_intercept : bool, default=True
         Whether the model has an intercept.
     class_weight : dict or "balanced", default=None
-        w: weights of the classes, 1 for a class that the dict does not name. "balanced": inversely proportional to
-        the weight of each class in the data, ``Σ_k t_k / (n_classes · t_k)`` with ``t_k = Σ_i a_i y_ik``.
+        w: weights of the classes, 1 for a class that the dict does not name; classes that y lacks are
+        ignored. "balanced": inversely proportional to the weight of each class in the data,
+        ``Σ_k t_k / (n_classes · t_k)`` with ``t_k = Σ_i a_i y_ik``.
     label_smoothing : float, default=0.0
         ε in [0, 1]: the part of every target that is spread evenly over all classes.
     solver : str, default="auto"
@@ -63,7 +57,8 @@ class SoftmaxRegression(SoftmaxClassifier):
     Attributes
     ----------
     classes_ : array (n_classes,)
-        The labels, sorted, of the rows with a positive weight; for soft labels the names of the columns, in order.
+        The labels, sorted; for soft labels the names of the columns, in order. A class whose rows all have weight 0 has
+        probability 0: coefficients 0 and intercept -700.
     coef_ : array (1, n_features) for two classes, else (n_classes, n_features)
         W, in the type of X. Of two classes, for the logit of the second against the first.
     intercept_ : array (1,) or (n_classes,)
@@ -161,7 +156,8 @@ class SoftmaxRegression(SoftmaxClassifier):
             Labels of any kind, or soft labels: non-negative weights of the classes, at least two columns, rows that
             sum to 1 or not. Of a dataset, the name of a column; its other columns are then the features.
         sample_weight : array (n_rows,) or str, optional
-            Row weights a_i, not negative, or the name of a column of a dataset. A row of weight 0 counts as absent.
+            Row weights a_i, not negative, or the name of a column of a dataset. A row of weight 0 adds its
+            label to ``classes_`` and nothing to the fit.
         offset : array (n_rows, n_classes), or (n_rows,) for two classes, or str, optional
             Added to the logits, with no weight to be fitted; one number a row is the logit of the second class
             against the first. A model that was fitted with an offset wants one to predict, too.
@@ -177,7 +173,7 @@ class SoftmaxRegression(SoftmaxClassifier):
         Raises
         ------
         ValueError
-            For parameters and data that cannot be; the message names the argument, the row and the value.
+            For invalid parameters and data; the message names the argument, the row and the value.
         TypeError
             For an X that can be read only once, such as a generator.
         KeyboardInterrupt
@@ -189,66 +185,13 @@ class SoftmaxRegression(SoftmaxClassifier):
             When the fit ends before ``tol`` is reached; it says how far it is.
         """
         check_parameters(self)
-        problem = read_problem(self, X, y, sample_weight, offset, classes)
-        start = self._start(problem) if self.warm_start and hasattr(self, "coef_") else None
-        monitor = Monitor(self, problem, callback, self.max_iter)
-        try:
-            result = regression.fit(
-                problem.x,
-                problem.targets.values,
-                problem.n_classes,
-                C=self.C,
-                sample_weight=problem.sample_weight,
-                class_weight=problem.class_weight,
-                label_smoothing=self.label_smoothing,
-                offset=problem.offset,
-                fit_intercept=self.fit_intercept,
-                solver=self.solver,
-                tol=self.tol,
-                max_iter=self.max_iter,
-                max_memory=self.max_memory,
-                n_threads=self.n_threads,
-                start=start,
-                callback=monitor,
-                coef_dtype=problem.x.dtype,
-            )
-        except regression.FitInterrupted as interruption:
-            result = interruption.result
-            self._keep(problem, result)
-            if not monitor.stopped:
-                raise
-        self._keep(problem, result)
-        monitor.end()
-        if not (result.converged or monitor.stopped):
-            warnings.warn(
-                f"the fit has not converged: {result.message}; raise max_iter or tol, or scale the features",
-                ConvergenceWarning,
-                stacklevel=STACK_LEVEL,
-            )
+        from softgrad.sklearn._fit_data import read_data
+        from softgrad.sklearn._fitting import SolverOptions, fit_and_keep, warm_start
+
+        data = read_data(self, X, y, sample_weight, offset, classes)
+        options = SolverOptions(
+            self.C, self.tol, self.max_iter, self.fit_intercept, self.label_smoothing, self.solver, self.max_memory,
+            self.n_threads,
+        )  # fmt: skip
+        fit_and_keep(self, data, options, warm_start(self, data.targets.classes), callback)
         return self
-
-    def _keep(self, problem: FitData, result: regression.FitResult) -> None:
-        """The result as fitted attributes."""
-        self.classes_ = problem.targets.classes
-        self.coef_ = result.coef.astype(problem.x.dtype)
-        self.intercept_ = result.intercept.astype(problem.x.dtype)
-        self.n_iter_ = np.array([result.n_iter], dtype=np.int32)
-        self.n_passes_ = float(result.n_passes)
-        self.objective_ = float(result.objective)
-        self.gap_ = float(result.gap)
-        self.history_ = np.array([tuple(row) for row in result.history], dtype=_HISTORY)
-
-    def _start(self, problem: FitData) -> tuple[NDArray[Any], NDArray[Any]]:
-        """The last fit as a starting point, if it is a fit of the same classes and features."""
-        classes = problem.targets.classes
-        if not np.array_equal(classes, self.classes_):
-            raise ValueError(
-                f"warm_start=True needs the classes of the last fit, {self.classes_.tolist()}, but y has "
-                f"{classes.tolist()}: set warm_start=False to start anew"
-            )
-        if self.coef_.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"warm_start=True needs the {self.coef_.shape[1]} features of the last fit, but X has "
-                f"{self.n_features_in_}: set warm_start=False to start anew"
-            )
-        return self.coef_, self.intercept_

@@ -1,4 +1,4 @@
-"""X, y, weights and offset of one fit, checked and as :func:`softgrad.regression.fit` takes them."""
+"""X, y, weights and offset of one fit: validated, as :func:`softgrad.regression.fit` takes them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from softgrad.regression.sources import RowBlocks, is_source
 from softgrad.sklearn._targets import FitTargets, read_targets
 from softgrad.sklearn._weights import class_weights, read_offset, row_weights
 
-__all__ = ["FitData", "read_problem", "rows_for_prediction"]
+__all__ = ["FitData", "read_data", "rows_for_prediction"]
 
 
 @dataclass(frozen=True)
 class FitData:
-    """What is to be fitted.
+    """Validated arguments of a fit.
 
     Attributes
     ----------
@@ -32,10 +32,6 @@ class FitData:
         Their labels.
     sample_weight, class_weight, offset : arrays or None
         As the fit takes them.
-    kept : array of row numbers, or None
-        Those of the caller's rows that are left when rows of weight 0 have been dropped; None for all.
-    n_rows_given : int
-        Number of the caller's rows.
     """
 
     x: Any
@@ -43,8 +39,6 @@ class FitData:
     sample_weight: NDArray[np.float64] | None
     class_weight: NDArray[np.float64] | None
     offset: NDArray[Any] | None
-    kept: NDArray[np.intp] | None
-    n_rows_given: int
 
     @property
     def n_classes(self) -> int:
@@ -56,9 +50,14 @@ class FitData:
         """Number of rows."""
         return len(self.targets.values)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether ``x`` can be indexed by rows."""
+        return not isinstance(self.x, RowBlocks)
 
-def read_problem(estimator: Any, X: Any, y: Any, sample_weight: Any, offset: Any, classes: Any) -> FitData:
-    """Check what the caller handed over, and set ``n_features_in_`` and ``feature_names_in_`` of the estimator."""
+
+def read_data(estimator: Any, X: Any, y: Any, sample_weight: Any, offset: Any = None, classes: Any = None) -> FitData:
+    """Validate the arguments of ``fit``; set ``n_features_in_`` and ``feature_names_in_`` of the estimator."""
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
@@ -77,15 +76,9 @@ def read_problem(estimator: Any, X: Any, y: Any, sample_weight: Any, offset: Any
                 f"{name}={given!r} names a column, which needs a pyarrow Dataset as X, not {type(X).__name__}"
             )
     weights = row_weights(sample_weight, n_rows)
-    kept = None
-    if weights is not None and not weights.all() and not _lies_on_disk(x):
-        kept = np.flatnonzero(weights)
-    targets = read_targets(y, n_rows, weights=weights, kept=kept, classes=classes, estimator=type(estimator).__name__)
+    targets = read_targets(y, n_rows, weights=weights, classes=classes, estimator=type(estimator).__name__)
     offset = read_offset(offset, n_rows, len(targets.classes))
-    if kept is not None and weights is not None:
-        x, weights = x[kept], weights[kept]
-        offset = None if offset is None else offset[kept]
-    return FitData(x, targets, weights, class_weights(estimator.class_weight, targets), offset, kept, n_rows)
+    return FitData(x, targets, weights, class_weights(estimator.class_weight, targets), offset)
 
 
 def _check_rows(estimator: Any, X: Any, *, reset: bool) -> Any:
@@ -138,14 +131,3 @@ def _remember_features(estimator: Any, x: RowBlocks) -> None:
         estimator.feature_names_in_ = np.asarray(x.names, dtype=object)
     elif hasattr(estimator, "feature_names_in_"):
         del estimator.feature_names_in_
-
-
-def _lies_on_disk(x: Any) -> bool:
-    """Whether leaving rows out would copy into memory what is on disk."""
-    if isinstance(x, RowBlocks):
-        return True
-    while isinstance(x, np.ndarray):
-        if isinstance(x, np.memmap):
-            return True
-        x = x.base
-    return False

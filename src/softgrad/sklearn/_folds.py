@@ -1,45 +1,48 @@
-"""The folds of a cross-validation, as pairs of row numbers of the rows that are kept."""
+"""The folds of a cross-validation, as pairs of row numbers."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad.regression.sources import RowBlocks
-from softgrad.sklearn._fit_data import FitData
+if TYPE_CHECKING:
+    from softgrad.sklearn._fit_data import FitData
 
 __all__ = ["Fold", "make_folds"]
 
 Fold = tuple[NDArray[np.intp], NDArray[np.intp]]
 
 
-def make_folds(cv: Any, problem: FitData, n_rows: int, parameters: dict[str, Any]) -> list[Fold]:
+def make_folds(cv: Any, data: FitData, parameters: dict[str, Any], *, every_row: bool = False) -> list[Fold]:
     """Training and held-out rows of each fold.
 
-    Rows of weight 0 count as absent: a splitter never sees them, and they are taken out of folds that are given as
-    row numbers of the data as it was handed over. Soft labels are stratified by their largest.
+    Rows of weight 0 are in no fold, neither for a splitter nor in folds given as row numbers, unless ``every_row`` is
+    set. Soft labels are stratified by their largest.
     """
-    from sklearn.model_selection import check_cv  # late:
+    from sklearn.model_selection import check_cv
 
-    own = problem.targets.own_classes()
+    kept = None
+    if data.sample_weight is not None and not every_row and not data.sample_weight.all():
+        kept = np.flatnonzero(data.sample_weight)
+    own = data.targets.own_classes() if kept is None else data.targets.own_classes()[kept]
     splitter = check_cv(cv, own, classifier=True)
-    if hasattr(cv, "split") or not hasattr(cv, "__iter__"):
-        x = np.zeros((problem.n_rows, 1)) if isinstance(problem.x, RowBlocks) else problem.x
-        kept = problem.kept
-        if kept is not None:
-            parameters = {name: _kept(value, kept, n_rows) for name, value in parameters.items()}
-        folds = splitter.split(x, own, **parameters)
-        return [_checked(number, train, test) for number, (train, test) in enumerate(folds)]
-    numbers = np.arange(n_rows)
-    if problem.kept is not None:
-        numbers = np.full(n_rows, -1)
-        numbers[problem.kept] = np.arange(problem.n_rows)
     folds = []
+    if hasattr(cv, "split") or not hasattr(cv, "__iter__"):
+        x = data.x if data.in_memory else np.zeros((data.n_rows, 1))
+        if kept is not None:
+            x, parameters = x[kept], {name: _kept(value, kept, data.n_rows) for name, value in parameters.items()}
+        numbers = np.arange(data.n_rows) if kept is None else kept
+        for number, (train, test) in enumerate(splitter.split(x, own, **parameters)):
+            folds.append(_checked(number, numbers[train], numbers[test]))
+        return folds
+    numbers = np.arange(data.n_rows)
     for number, (train, test) in enumerate(splitter.split()):
-        pair = (numbers[np.arange(n_rows)[part]] for part in (train, test))
-        folds.append(_checked(number, *(part[part >= 0] for part in pair)))
+        pair = [numbers[part] for part in (train, test)]
+        if kept is not None:
+            pair = [part[np.isin(part, kept)] for part in pair]
+        folds.append(_checked(number, *pair))
     return folds
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn import get_config
 
-__all__ = ["check_parameters", "grid"]
+__all__ = ["check_parameters", "check_routed", "grid"]
 
 
 def check_parameters(estimator: Any) -> None:
@@ -18,6 +19,15 @@ def check_parameters(estimator: Any) -> None:
         rule = _RULES.get(name)
         if rule is not None and not rule[0](value):
             raise ValueError(f"{name} must be {rule[1]}, not {value!r}")
+
+
+def check_routed(params: dict[str, Any], method: str) -> None:
+    """Refuse metadata that nothing passes on."""
+    if params and not get_config()["enable_metadata_routing"]:
+        raise ValueError(
+            f"{method} got {next(iter(params))!r}, which is passed on with metadata routing only: call "
+            "sklearn.set_config(enable_metadata_routing=True)"
+        )
 
 
 def grid(Cs: Any) -> NDArray[np.float64]:

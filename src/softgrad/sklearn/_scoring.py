@@ -1,22 +1,24 @@
 """Scores of held-out rows from their logits.
 
-Accuracy and log-loss are computed at once, any other scorer of scikit-learn through a stand-in for the fitted model.
+Accuracy and log-loss are computed at once, any other scorer of scikit-learn through a classifier that has the logits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from inspect import signature
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
 
 from softgrad.loss import log_softmax, softmax
-from softgrad.regression.sources import RowBlocks
-from softgrad.sklearn._fit_data import FitData
 
-__all__ = ["fold_score", "soft_log_loss"]
+if TYPE_CHECKING:
+    from softgrad.sklearn._fit_data import FitData
+
+__all__ = ["fold_score", "scorer_of", "soft_log_loss"]
 
 # The log-probability of a class that the rows of a fold did not have: that of the smallest step of float64, as in
 # scikit-learn's log-loss. Minus infinity would make all C equal.
@@ -25,20 +27,41 @@ _UNSEEN = float(np.log(np.finfo(np.float64).eps))
 Score = Callable[[NDArray[Any], NDArray[np.intp]], float]
 
 
-def fold_score(scoring: Any, problem: FitData, parameters: dict[str, Any]) -> Score:
+def fold_score(scoring: Any, data: FitData, parameters: dict[str, Any]) -> Score:
     """A function of the logits of held-out rows and their numbers; ``parameters`` are those of the scorer."""
-    soft = problem.targets.soft
+    soft = data.targets.soft
     name = ("neg_log_loss" if soft else "accuracy") if scoring is None else scoring
     weights = parameters.get("sample_weight")
     if name == "neg_log_loss" and parameters.keys() <= {"sample_weight"}:
-        return _neg_log_loss(problem, weights)
+        return _neg_log_loss(data, weights)
     if soft and not callable(name):
         raise ValueError(f'scoring={name!r} compares labels, but y holds soft labels: use "neg_log_loss" or a callable')
     if name == "accuracy" and parameters.keys() <= {"sample_weight"}:
-        return _accuracy(problem, weights)
-    from sklearn.metrics import get_scorer
+        return _accuracy(data, weights)
+    return _scorer(scorer_of(name, None if soft else data.targets.classes), data, parameters)
 
-    return _scorer(get_scorer(name), problem, parameters)
+
+def scorer_of(scoring: Any, classes: NDArray[Any] | None) -> Callable[..., Any]:
+    """The scorer of a name or callable, told the classes where its metric takes them: some rows may lack a class."""
+    from sklearn.metrics import get_scorer, make_scorer
+
+    scorer = get_scorer(scoring)
+    metric = getattr(scorer, "_score_func", None)  # of a scorer of scikit-learn
+    if classes is None or metric is None:
+        return scorer  # type: ignore[no-any-return]
+    taken, given = signature(metric).parameters, scorer._kwargs
+    told: dict[str, Any] = {}
+    if "labels" in taken and "labels" not in given:
+        told["labels"] = classes
+    # Of a metric with an average, pos_label counts for the average of two classes only.
+    binary = len(classes) == 2 and given.get("average", "binary") == "binary"
+    if told and binary and "pos_label" in taken and "pos_label" not in given:
+        told["pos_label"] = classes[1]
+    if not told:
+        return scorer  # type: ignore[no-any-return]
+    return make_scorer(  # type: ignore[no-any-return]
+        metric, response_method=scorer._response_method, greater_is_better=scorer._sign > 0, **given, **told
+    )
 
 
 def soft_log_loss(logs: NDArray[Any], values: NDArray[Any], weights: NDArray[np.float64] | None) -> float:
@@ -50,41 +73,41 @@ def soft_log_loss(logs: NDArray[Any], values: NDArray[Any], weights: NDArray[np.
     return float(loss.sum() / total.sum())
 
 
-def _accuracy(problem: FitData, weights: NDArray[np.float64] | None) -> Score:
+def _accuracy(data: FitData, weights: NDArray[np.float64] | None) -> Score:
     def score(logits: NDArray[Any], rows: NDArray[np.intp]) -> float:
-        right = logits.argmax(axis=1) == problem.targets.values[rows]
+        right = logits.argmax(axis=1) == data.targets.values[rows]
         return float(np.average(right, weights=None if weights is None else weights[rows]))
 
     return score
 
 
-def _neg_log_loss(problem: FitData, weights: NDArray[np.float64] | None) -> Score:
+def _neg_log_loss(data: FitData, weights: NDArray[np.float64] | None) -> Score:
     def score(logits: NDArray[Any], rows: NDArray[np.intp]) -> float:
         logs = log_softmax(logits)
         logs[np.isneginf(logits)] = _UNSEEN
-        values = problem.targets.values[rows]
+        values = data.targets.values[rows]
         of_rows = None if weights is None else weights[rows]
-        if problem.targets.soft:
+        if data.targets.soft:
             return -soft_log_loss(logs, values, of_rows)
         return float(np.average(logs[np.arange(len(rows)), values], weights=of_rows))
 
     return score
 
 
-def _scorer(scorer: Callable[..., Any], problem: FitData, parameters: dict[str, Any]) -> Score:
+def _scorer(scorer: Callable[..., Any], data: FitData, parameters: dict[str, Any]) -> Score:
     """Any scorer: the model it gets answers for the held-out rows, and only for those."""
     needs_rows = not hasattr(scorer, "_score_func")  # a scorer of scikit-learn hands X on to the model unread
-    if needs_rows and isinstance(problem.x, RowBlocks):
+    if needs_rows and not data.in_memory:
         raise ValueError(
             f"scoring={scorer!r} is a callable that may read X, which is not in memory: name a scorer, or wrap its "
             "metric in sklearn.metrics.make_scorer"
         )
 
     def score(logits: NDArray[Any], rows: NDArray[np.intp]) -> float:
-        given = {name: _of_rows(value, rows, problem.n_rows) for name, value in parameters.items()}
-        held_out = problem.x[rows] if needs_rows else rows.reshape(-1, 1)
-        model = HeldOutModel(logits, problem.targets.classes)
-        return float(scorer(model, held_out, problem.targets.take(rows), **given))
+        given = {name: _of_rows(value, rows, data.n_rows) for name, value in parameters.items()}
+        held_out = data.x[rows] if needs_rows else rows.reshape(-1, 1)
+        model = HeldOutModel(logits, data.targets.classes)
+        return float(scorer(model, held_out, data.targets.take(rows), **given))
 
     return score
 
@@ -94,10 +117,11 @@ def _of_rows(value: Any, rows: NDArray[np.intp], n_rows: int) -> Any:
 
 
 class HeldOutModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A classifier that has been asked already: it knows the logits of the held-out rows."""
+    """A classifier with the logits of the held-out rows, in the place of the fitted model."""
 
     def __init__(self, logits: NDArray[Any], classes: NDArray[Any]) -> None:
-        self.logits = logits
+        # The logit of a class that the fold lacks is minus infinity, which metrics refuse.
+        self.logits = np.maximum(logits, np.finfo(logits.dtype).min / 4)
         self.classes = classes
         self.classes_ = classes
 

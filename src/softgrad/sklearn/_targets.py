@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.utils import check_array, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-__all__ = ["FitTargets", "as_array", "column_names", "read_targets", "soft_values"]
+__all__ = ["FitTargets", "as_array", "column_names", "is_missing", "read_targets", "soft_values"]
 
 _AT_ONCE = 1 << 22  # elements of soft labels that are looked at together
 
@@ -53,19 +53,15 @@ def read_targets(
     n_rows: int,
     *,
     weights: NDArray[np.float64] | None,
-    kept: NDArray[np.intp] | None,
     classes: Any,
     estimator: str,
 ) -> FitTargets:
-    """The targets of the rows that are kept; of data that is not copied, those of weight 0 count as absent."""
+    """Validate y; the label of a row of weight 0 is a class, too, as in scikit-learn."""
     values = as_array(y)
     if len(values) != n_rows:
         raise ValueError(f"Found input variables with inconsistent numbers of samples: {[n_rows, len(values)]}")
     if values.ndim == 2:
         values = soft_values(values)
-    if kept is not None:
-        values, weights = values[kept], None if weights is None else weights[kept]
-    if values.ndim == 2:
         return _soft_targets(values, _column_classes(y, values.shape[1], classes), weights)
     if classes is not None:
         raise ValueError("classes= names the columns of soft labels; y holds labels, and those are the classes")
@@ -73,15 +69,12 @@ def read_targets(
 
 
 def _hard_targets(values: NDArray[Any], weights: NDArray[np.float64] | None, estimator: str) -> FitTargets:
-    present = slice(None) if weights is None or weights.all() else np.flatnonzero(weights)
-    known, of_present = np.unique(values[present], return_inverse=True)
+    known, labels = np.unique(values, return_inverse=True)
     if len(known) < 2:
         raise ValueError(
-            f"{estimator} needs at least two classes, but every row with a positive weight has the same one class: "
-            f"{known.tolist()[0]!r}"
+            f"{estimator} needs at least two classes, but every row has the same one class: {known.tolist()[0]!r}"
         )
-    labels = np.zeros(len(values), dtype=np.intp)
-    labels[present] = of_present
+    labels = labels.astype(np.intp, copy=False)
     totals = np.bincount(labels, weights=weights, minlength=len(known)).astype(np.float64)
     return FitTargets(labels, known, totals)
 
@@ -123,16 +116,24 @@ def _missing(labels: NDArray[Any]) -> NDArray[np.intp]:
     if labels.dtype.kind == "f":
         return np.flatnonzero(~np.isfinite(labels))
     if labels.dtype == object:
-        return np.flatnonzero([label is None or label != label for label in labels.tolist()])
+        return np.flatnonzero([is_missing(label) for label in labels.tolist()])
     return np.empty(0, dtype=np.intp)
 
 
+def is_missing(label: Any) -> bool:
+    """Whether a label is None, NaN, NaT or pandas.NA."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # pandas.NA has no truth value
+        return True
+
+
 def column_names(y: Any) -> list[Any] | None:
-    """Names of the columns of a table; None of anything else."""
+    """Names of the columns of a table of soft labels; None of one column, which holds labels, and of anything else."""
     names = getattr(y, "column_names", None)  # of pyarrow, whose columns are the data
     if names is None:
         names = getattr(y, "columns", None)
-    return None if names is None or callable(names) else list(names)
+    return None if names is None or callable(names) or len(names) < 2 else list(names)
 
 
 def _column_classes(y: Any, n_columns: int, classes: Any) -> NDArray[Any]:
