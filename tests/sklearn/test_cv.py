@@ -352,7 +352,7 @@ def test_metadata_routing() -> None:
         assert scores[1] == pytest.approx(-log_loss(y, model.predict_proba(x)))
         with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
             SoftmaxRegressionCV(Cs=CS, scoring="neg_brier_score").fit(x, y).score(x, y, sample_weight=weights)
-    with pytest.raises(ValueError, match=r"score got 'other', which is passed on with metadata routing only"):
+    with pytest.raises(ValueError, match=r"score got 'other', which is only supported if enable_metadata_routing=True"):
         model.score(x, y, other=1)
     with_weights = SoftmaxRegressionCV(Cs=CS, scoring="neg_log_loss").fit(x, y, weights)
     np.testing.assert_allclose(losses[0], with_weights.scores_, rtol=1e-9)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn import get_config
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
+from numpy.typing import ArrayLike
 
-from softgrad.sklearn._callbacks import STACK_LEVEL, Monitor, with_callbacks
+from softgrad.sklearn._callbacks import STACK_LEVEL, with_callbacks
 from softgrad.sklearn._classifier import SoftmaxClassifier
 from softgrad.sklearn._folds import make_folds
 from softgrad.sklearn._parameters import check_parameters, check_routed, grid
-from softgrad.sklearn._scoring import fold_score, scorer_of
+from softgrad.sklearn._routing import routed, router_of, score_by
+from softgrad.sklearn._scoring import fold_score
 
 if TYPE_CHECKING:
     from softgrad import regression
-    from softgrad.sklearn._class_support import ClassSupport
     from softgrad.sklearn._fit_data import FitData
+    from softgrad.sklearn._path_fitting import FoldPaths
 
 __all__ = ["SoftmaxRegressionCV"]
 
@@ -177,49 +174,23 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
             When the fit of some C ends before ``tol`` is reached; it says how far it is.
         """
         check_parameters(self)
-        from softgrad import regression
-        from softgrad.sklearn._class_support import fit_arguments
         from softgrad.sklearn._fit_data import read_data
+        from softgrad.sklearn._fitting import SolverOptions
+        from softgrad.sklearn._path_fitting import fit_paths, warn_unless_all_converged
 
         Cs = grid(self.Cs)
         data = read_data(self, X, y, sample_weight, offset, classes)
-        to_splitter, to_scorer = self._routed(data, sample_weight, groups, params)
+        to_splitter, to_scorer = routed(self, self.scoring, data, sample_weight, groups, params)
         folds = make_folds(self.cv, data, to_splitter)
-        support, arguments = fit_arguments(data, self.label_smoothing, self.fit_intercept)
-        if len(support.index) < 2:
-            raise ValueError(
-                f"{type(self).__name__} needs at least two classes with a positive weight, but only "
-                f"{data.targets.classes.tolist()[support.index[0]]!r} has one"
-            )
         score = fold_score(self.scoring, data, to_scorer)
-        monitor = Monitor(self, data, callback, scale=support.c_scale)
-        found = regression.cross_validate_path(
-            data.x,
-            arguments.pop("targets"),
-            Cs * support.c_scale,
-            folds,
-            **arguments,
-            score=lambda logits, rows: score(support.expand_logits(logits), rows),
-            solver=self.solver,
-            tol=self.tol,
-            max_iter=self.max_iter,
-            max_memory=self.max_memory,
-            n_threads=self.n_threads,
-            callback=monitor,
-            early_stop=self.early_stop,
-            coef_dtype=problem.x.dtype,
-        )
-        self._keep(data, support, Cs, found)
+        options = SolverOptions(
+            np.nan, self.tol, self.max_iter, self.fit_intercept, self.label_smoothing, self.solver, self.max_memory,
+            self.n_threads,
+        )  # fmt: skip
+        paths, monitor = fit_paths(self, data, Cs, folds, score, options, callback=callback, early_stop=self.early_stop)
+        self._keep(data, paths)
         monitor.end()
-        path = found.path
-        if not np.all(path.converged):
-            early = np.flatnonzero(~np.asarray(path.converged))
-            warnings.warn(
-                f"the fit has not converged at {len(early)} of {len(Cs)} values of C, the first C = {Cs[early[0]]:g}: "
-                f"{path.messages[early[0]]}; raise max_iter or tol, or scale the features",
-                ConvergenceWarning,
-                stacklevel=STACK_LEVEL,
-            )
+        warn_unless_all_converged(paths, STACK_LEVEL + 1)
         return self
 
     def score(self, X: Any, y: Any, sample_weight: Any = None, offset: Any = None, **params: Any) -> float:
@@ -242,9 +213,7 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
             return super().score(X, y, sample_weight, offset)
         if offset is not None:
             raise ValueError(f"offset= goes with scoring=None; a scorer, here {self.scoring!r}, does not pass it on")
-        if get_config()["enable_metadata_routing"]:
-            to_scorer = dict(process_routing(self, "score", **to_scorer, **params).scorer.score)
-        return float(scorer_of(self.scoring, self.classes_)(self, X, y, **to_scorer))
+        return score_by(self, self.scoring, X, y, to_scorer | params)
 
     def get_metadata_routing(self) -> Any:
         """What is passed on: ``fit`` to the splitter and the scorer, ``score`` to the scorer, as they request it.
@@ -255,58 +224,32 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
         -------
         MetadataRouter
         """
-        from sklearn.metrics import get_scorer
-        from sklearn.model_selection import check_cv
+        return router_of(self, self.scoring)
 
-        router = MetadataRouter(owner=self).add_self_request(self)
-        to_split = MethodMapping().add(caller="fit", callee="split")
-        to_score = MethodMapping().add(caller="fit", callee="score").add(caller="score", callee="score")
-        router.add(splitter=check_cv(self.cv, classifier=True), method_mapping=to_split)
-        if self.scoring is not None:
-            router.add(scorer=get_scorer(self.scoring), method_mapping=to_score)
-        return router
-
-    def _routed(
-        self, data: FitData, sample_weight: Any, groups: Any, params: dict[str, Any]
-    ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Arguments of the splitter and of the scorer: with scikit-learn's metadata routing, what each requests."""
-        check_routed(params, "fit")
-        to_splitter = {} if groups is None else {"groups": groups}
-        to_scorer = {} if sample_weight is None else {"sample_weight": sample_weight}
-        if get_config()["enable_metadata_routing"]:
-            routed = process_routing(self, "fit", **to_splitter, **to_scorer, **params)
-            to_splitter = dict(routed.splitter.split)
-            to_scorer = to_scorer if self.scoring is None else dict(routed.scorer.score)
-        if "sample_weight" in to_scorer:
-            to_scorer["sample_weight"] = data.sample_weight  # validated
-        return to_splitter, to_scorer
-
-    def _keep(self, data: FitData, support: ClassSupport, Cs: NDArray[np.float64], found: Any) -> None:
+    def _keep(self, data: FitData, paths: FoldPaths) -> None:
         """Set the path and the choice as fitted attributes."""
         dtype = data.x.dtype
-        fold_coefs, fold_intercepts = support.expand(found.fold_coefs, found.fold_intercepts)
-        path_coefs, path_intercepts = support.expand(found.path.coefs, found.path.intercepts)
-        parts = [fold_coefs, fold_intercepts[..., np.newaxis]] if self.fit_intercept else [fold_coefs]
+        parts = [paths.fold_coefs, paths.fold_intercepts[..., np.newaxis]][: 1 + self.fit_intercept]
         self.classes_ = data.targets.classes
-        self.Cs_ = Cs
-        self.scores_ = np.asarray(found.scores, dtype=np.float64)
+        self.Cs_ = paths.Cs
+        self.scores_ = paths.scores
         self.mean_scores_ = self.scores_.mean(axis=0)
         self.coefs_paths_ = np.concatenate(parts, axis=-1, dtype=dtype)
-        self.path_coefs_ = path_coefs.astype(dtype)
-        self.path_intercepts_ = path_intercepts.astype(dtype)
-        self.path_objectives_ = np.asarray(found.path.objectives, dtype=np.float64) / support.c_scale
-        self.path_gaps_ = np.asarray(found.path.gaps, dtype=np.float64)
-        self.n_iter_ = np.asarray(found.path.n_iters, dtype=np.int32)
-        self.n_passes_ = float(found.n_passes)
+        self.path_coefs_ = paths.coefs.astype(dtype)
+        self.path_intercepts_ = paths.intercepts.astype(dtype)
+        self.path_objectives_ = paths.objectives
+        self.path_gaps_ = paths.gaps
+        self.n_iter_ = paths.n_iters
+        self.n_passes_ = paths.n_passes
         if np.isnan(self.mean_scores_).all():
             raise ValueError(f"every score is NaN: scoring={self.scoring!r} has no value for these folds")
         if self.refit:
             best = int(np.nanargmax(self.mean_scores_))
-            self.C_ = float(Cs[best])
+            self.C_ = float(self.Cs_[best])
             self.coef_, self.intercept_ = self.path_coefs_[best], self.path_intercepts_[best]
             return
         best_of_folds = np.nanargmax(self.scores_, axis=1)
         folds = np.arange(len(self.scores_))
-        self.C_ = float(Cs[best_of_folds].mean())
-        self.coef_ = fold_coefs[folds, best_of_folds].mean(axis=0).astype(dtype)
-        self.intercept_ = fold_intercepts[folds, best_of_folds].mean(axis=0).astype(dtype)
+        self.C_ = float(self.Cs_[best_of_folds].mean())
+        self.coef_ = paths.fold_coefs[folds, best_of_folds].mean(axis=0).astype(dtype)
+        self.intercept_ = paths.fold_intercepts[folds, best_of_folds].mean(axis=0).astype(dtype)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 from sklearn import get_config
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import column_or_1d, validate_data
 
 from softgrad.regression._arrow import is_dataset, read_column
 from softgrad.regression._blocks import check_finite
@@ -56,8 +56,13 @@ class FitData:
         return not isinstance(self.x, RowBlocks)
 
 
-def read_data(estimator: Any, X: Any, y: Any, sample_weight: Any, offset: Any = None, classes: Any = None) -> FitData:
-    """Validate the arguments of ``fit``; set ``n_features_in_`` and ``feature_names_in_`` of the estimator."""
+def read_data(
+    estimator: Any, X: Any, y: Any, sample_weight: Any, offset: Any = None, classes: Any = None, *, soft: bool = True
+) -> FitData:
+    """Validate the arguments of ``fit``; set ``n_features_in_`` and ``feature_names_in_`` of the estimator.
+
+    Soft labels are refused unless ``soft`` is set.
+    """
     if y is None:
         raise ValueError(
             f"This {type(estimator).__name__} estimator requires y to be passed, but the target y is None."
@@ -75,6 +80,8 @@ def read_data(estimator: Any, X: Any, y: Any, sample_weight: Any, offset: Any = 
             raise ValueError(
                 f"{name}={given!r} names a column, which needs a pyarrow Dataset as X, not {type(X).__name__}"
             )
+    if not soft:
+        y = column_or_1d(y, warn=True)
     weights = row_weights(sample_weight, n_rows)
     targets = read_targets(y, n_rows, weights=weights, classes=classes, estimator=type(estimator).__name__)
     offset = read_offset(offset, n_rows, len(targets.classes))

@@ -49,11 +49,17 @@ class SolverOptions:
             n_threads=self.n_threads,
             start=start,
             callback=callback,
+            coef_dtype=x.dtype,
         )
 
 
-def fit_and_keep(estimator: Any, data: FitData, options: SolverOptions, start: Any, callback: Any) -> None:
-    """Fit, set the fitted attributes, also of an interrupted fit, and warn if it has not converged."""
+def fit_and_keep(
+    estimator: Any, data: FitData, options: SolverOptions, start: Any, callback: Any, *, in_iterations: bool = True
+) -> None:
+    """Fit, set the fitted attributes, also of an interrupted fit, and warn if it has not converged.
+
+    scikit-learn's callbacks are called in each iteration if ``in_iterations`` is set.
+    """
     support, arguments = fit_arguments(data, options.label_smoothing, options.fit_intercept)
     start = None if start is None else support.restrict(*start)
 
@@ -62,7 +68,8 @@ def fit_and_keep(estimator: Any, data: FitData, options: SolverOptions, start: A
         result = replace(options, max_iter=iteration).fit(data.x, arguments, support, start, None)
         return model_attributes(data, *support.expand(result.coef, result.intercept))
 
-    monitor = Monitor(estimator, data, callback, options.max_iter, reached=reached, scale=support.c_scale)
+    most = options.max_iter if in_iterations else None
+    monitor = Monitor(estimator, data, callback, most, reached=reached, scale=support.c_scale)
     if len(support.index) == 1:
         result = _certain(support, data.x.shape[1])
     elif options.max_iter == 0:

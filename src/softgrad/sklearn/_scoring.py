@@ -121,7 +121,7 @@ class HeldOutModel(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __init__(self, logits: NDArray[Any], classes: NDArray[Any]) -> None:
         # The logit of a class that the fold lacks is minus infinity, which metrics refuse.
-        self.logits = np.maximum(logits, np.finfo(logits.dtype).min / 4)
+        self.logits: NDArray[Any] = np.maximum(logits, np.finfo(logits.dtype).min / 4)
         self.classes = classes
         self.classes_ = classes
 
