@@ -6,6 +6,7 @@ Each test is recorded in the file that the environment variable SUBSTITUTE_RECOR
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import sklearn.linear_model
@@ -19,5 +20,5 @@ for _module in (sklearn.linear_model, _logistic):
 
 def pytest_runtest_logreport(report: Any) -> None:
     if report.when == "call" or report.outcome == "failed":
-        with open(os.environ["SUBSTITUTE_RECORD"], "a", encoding="utf-8") as record:
+        with Path(os.environ["SUBSTITUTE_RECORD"]).open("a", encoding="utf-8") as record:
             record.write(f"{report.outcome} {report.nodeid.rpartition('::')[2]}\n")

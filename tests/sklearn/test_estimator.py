@@ -46,7 +46,13 @@ def test_scikit_learns_checks(estimator: Any, check: Any) -> None:
 
 
 def test_public_names() -> None:
-    names = ["SoftmaxPathDisplay", "SoftmaxRegression", "SoftmaxRegressionCV"]
+    names = [
+        "LogisticRegression",
+        "LogisticRegressionCV",
+        "SoftmaxPathDisplay",
+        "SoftmaxRegression",
+        "SoftmaxRegressionCV",
+    ]
     assert softgrad.sklearn.__all__ == names
     for name in names:
         kind = getattr(softgrad.sklearn, name)

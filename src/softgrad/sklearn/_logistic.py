@@ -14,6 +14,7 @@ from softgrad.sklearn._callbacks import with_callbacks
 from softgrad.sklearn._classifier import SoftmaxClassifier
 from softgrad.sklearn._logistic_options import (
     RULES,
+    check_binary,
     gap_tolerance,
     join_intercept,
     part_intercept,
@@ -224,11 +225,7 @@ class LogisticRegression(LogisticClassifier):
         if self.solver != "liblinear":
             fit_and_keep(self, data, options, warm_start(self, data.targets.classes), None)
             return self
-        if data.n_classes > 2:
-            raise ValueError(
-                f"The 'liblinear' solver does not support multiclass classification, but y has {data.n_classes} "
-                "classes: use another solver, or wrap the estimator in a OneVsRestClassifier"
-            )
+        check_binary(self.solver, data.targets.classes)
         options = SolverOptions(C, gap_tolerance(self.tol), self.max_iter, fit_intercept=False)
         joined = join_intercept(data, self.intercept_scaling) if self.fit_intercept else data
         fit_and_keep(self, joined, options, None, None, in_iterations=False)

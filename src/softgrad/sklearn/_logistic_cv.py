@@ -13,7 +13,14 @@ from sklearn.utils.metadata_routing import UNUSED
 from softgrad.sklearn._callbacks import STACK_LEVEL, with_callbacks
 from softgrad.sklearn._folds import make_folds
 from softgrad.sklearn._logistic import LogisticClassifier
-from softgrad.sklearn._logistic_options import RULES, gap_tolerance, join_intercept, part_intercept, penalty_of
+from softgrad.sklearn._logistic_options import (
+    RULES,
+    check_binary,
+    gap_tolerance,
+    join_intercept,
+    part_intercept,
+    penalty_of,
+)
 from softgrad.sklearn._parameters import check_parameters, check_routed, is_integer, is_real
 from softgrad.sklearn._routing import routed, router_of, score_by
 from softgrad.sklearn._scoring import fold_score
@@ -163,11 +170,7 @@ class LogisticRegressionCV(LogisticClassifier):
         scoring = None if isinstance(self.scoring, str) and self.scoring == "warn" else self.scoring
         score = fold_score(scoring, data, to_scorer)
         joined = self.solver == "liblinear"
-        if joined and data.n_classes > 2:
-            raise ValueError(
-                f"The 'liblinear' solver does not support multiclass classification, but y has {data.n_classes} "
-                "classes: use another solver, or wrap the estimator in a OneVsRestClassifier"
-            )
+        check_binary(self.solver, data.targets.classes)
         joined = joined and self.fit_intercept
         options = SolverOptions(
             np.nan,

@@ -15,7 +15,7 @@ from softgrad.sklearn._parameters import Rules, is_integer, is_real
 if TYPE_CHECKING:
     from softgrad.sklearn._fit_data import FitData
 
-__all__ = ["RULES", "gap_tolerance", "join_intercept", "part_intercept", "penalty_of", "warn_of_jobs"]
+__all__ = ["RULES", "check_binary", "gap_tolerance", "join_intercept", "part_intercept", "penalty_of", "warn_of_jobs"]
 
 SMALLEST_GAP = 1e-12  # close to what rounding leaves of a gap in float64
 SOLVERS = ("lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga")
@@ -76,6 +76,16 @@ def penalty_of(name: str, given: Any, ratios: Any, solver: str, *, dual: bool, u
         raise ValueError(
             f"softgrad fits the L2 penalty only, but penalty={penalty!r} was asked for, by {name}={ratios!r}: set it "
             "to 0, or use the class of sklearn.linear_model"
+        )
+
+
+def check_binary(solver: str, classes: NDArray[Any]) -> None:
+    """Refuse more than two classes with liblinear."""
+    if solver == "liblinear" and len(classes) > 2:
+        raise ValueError(
+            "Only binary classification is supported. The type of the target is multiclass. The 'liblinear' solver "
+            f"does not support multiclass classification, but y has {len(classes)} classes: use another solver, or wrap the "
+            "estimator in a OneVsRestClassifier"
         )
 
 
