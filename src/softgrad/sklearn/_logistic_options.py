@@ -84,8 +84,8 @@ def check_binary(solver: str, classes: NDArray[Any]) -> None:
     if solver == "liblinear" and len(classes) > 2:
         raise ValueError(
             "Only binary classification is supported. The type of the target is multiclass. The 'liblinear' solver "
-            f"does not support multiclass classification, but y has {len(classes)} classes: use another solver, or wrap "
-            "the estimator in a OneVsRestClassifier"
+            f"does not support multiclass classification, but y has {len(classes)} classes: use another solver, or "
+            "wrap the estimator in a OneVsRestClassifier"
         )
 
 
