@@ -295,7 +295,8 @@ def test_without_a_penalty_and_warm() -> None:
     model = LogisticRegression(C=np.inf, warm_start=True).fit(x, y)
     theirs = linear_model.LogisticRegression(C=np.inf, tol=1e-9, max_iter=1000).fit(x, y)
     np.testing.assert_allclose(model.coef_, theirs.coef_, atol=1e-3)
-    assert model.fit(x, y).n_iter_[0] <= 1
+    cold = model.n_iter_[0]
+    assert model.fit(x, y).n_iter_[0] < cold
 
 
 @pytest.mark.parametrize("n_jobs", [None, 1, 2, -1])

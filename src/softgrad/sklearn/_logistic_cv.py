@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.metadata_routing import UNUSED
 
+from softgrad._core.threads import resolve_threads
 from softgrad.sklearn._callbacks import STACK_LEVEL, with_callbacks
 from softgrad.sklearn._folds import make_folds
 from softgrad.sklearn._logistic import LogisticClassifier
@@ -45,19 +46,35 @@ class LogisticRegressionCV(LogisticClassifier):
     l1_ratios : sequence of float, default="warn"
         Zeros, the L2 penalty; others are refused. The default is None, with scikit-learn's warning that it will be
         ``(0.0,)``.
-    fit_intercept, dual, solver, tol, max_iter, class_weight, verbose, intercept_scaling, random_state
-        As in :class:`LogisticRegression`, ``tol`` and ``max_iter`` for each fit.
+    fit_intercept : bool, default=True
+        Whether the model has an intercept.
     cv : int, splitter or iterable of (train, test), default=None
         The folds: their number (5 if None) for stratified folds, any splitter of scikit-learn, or pairs of row numbers.
+    dual : bool, default=False
+        As in :class:`LogisticRegression`.
     penalty : "l2", default="deprecated"
         Deprecated by scikit-learn 1.8.
     scoring : str, callable or None, default="warn"
         What the chosen C maximises; None is accuracy, as is the default, with scikit-learn's warning that it will be
         "neg_log_loss".
+    solver : {"lbfgs", "liblinear", "newton-cg", "newton-cholesky", "sag", "saga"}, default="lbfgs"
+        As in :class:`LogisticRegression`.
+    tol : float, default=1e-4
+        As in :class:`LogisticRegression`, for each fit.
+    max_iter : int, default=100
+        Most outer iterations of each fit.
+    class_weight : dict or "balanced", default=None
+        As in :class:`SoftmaxRegression`, but every name must be a class; "balanced" by the whole data, in every fold.
     n_jobs : int, default=None
         Threads; -1 for all. None leaves the choice to softgrad.
+    verbose : int, default=0
+        Print a line for each iteration.
     refit : bool, default=True
         True: the fit of all rows at the C with the best mean score. False: means over the folds, each at its best C.
+    intercept_scaling : float, default=1.0
+        As in :class:`LogisticRegression`.
+    random_state : int, RandomState instance or None, default=None
+        Nothing in the fit is random: the result does not depend on it.
     use_legacy_attributes : bool, default="warn"
         Whether ``C_``, ``l1_ratio_``, ``coefs_paths_``, ``scores_`` and ``n_iter_`` repeat themselves for each class,
         as before scikit-learn 1.10. The default is True, with scikit-learn's warning that it will be False.
@@ -265,9 +282,7 @@ class LogisticRegressionCV(LogisticClassifier):
     def _threads(self) -> int | None:
         if self.n_jobs is None or self.n_jobs > 0:
             return self.n_jobs
-        from joblib import effective_n_jobs
-
-        return int(effective_n_jobs(self.n_jobs))
+        return max(1, resolve_threads(None) + 1 + self.n_jobs)
 
     def _keep(
         self, data: FitData, paths: FoldPaths, Cs: NDArray[np.float64], ratios: NDArray[Any] | None, *, legacy: bool

@@ -41,7 +41,7 @@ RULES: Rules = {
     "max_iter": (_is_size, "an integer of at least 0"),
     "verbose": (lambda v: _is_boolean(v) or _is_size(v), "an integer of at least 0"),
     "warm_start": (_is_boolean, "True or False"),
-    "n_jobs": (lambda v: v is None or (is_integer(v)), "None or an integer"),
+    "n_jobs": (lambda v: v is None or (is_integer(v) and v != 0), "None or an integer, not 0"),
     "refit": (_is_boolean, "True or False"),
 }
 
