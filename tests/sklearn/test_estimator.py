@@ -7,6 +7,8 @@ import inspect
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import warnings
 from typing import Any
 from unittest import SkipTest
@@ -115,6 +117,16 @@ def test_balanced_counts_sample_weight_as_repetition() -> None:
     weighted = SoftmaxRegression(class_weight="balanced", tol=1e-12).fit(x, y, counts)
     repeated = SoftmaxRegression(class_weight="balanced", tol=1e-12).fit(np.repeat(x, counts, 0), np.repeat(y, counts))
     np.testing.assert_allclose(weighted.coef_, repeated.coef_, atol=1e-5)
+
+
+def test_the_import_loads_what_estimators_are_made_of_and_no_solver() -> None:
+    """sklearn.linear_model loads its metrics and its searches; the import of softgrad.sklearn costs less than that."""
+    code = "import sys, softgrad.sklearn; print(*sys.modules)"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
+    late = {"softgrad.regression", "sklearn.linear_model", "sklearn.metrics", "sklearn.model_selection", "matplotlib"}
+    assert late & loaded == set()
 
 
 @pytest.mark.parametrize("by", ["sample_weight", "class_weight"])
