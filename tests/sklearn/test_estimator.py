@@ -486,3 +486,18 @@ def test_clone_pickle_and_skops_round_trips(labels: list[Any]) -> None:
 def test_impossible_parameters(parameters: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SoftmaxRegression(**parameters).fit(*real("iris"))
+
+
+def test_separable_classes_are_named_with_a_proof() -> None:
+    x = np.array([[-3.0, 1], [-2, 0], [-2.5, -1], [2, 1], [3, 0], [2.5, -1]])
+    y = np.array(["left", "left", "left", "right", "right", "right"])
+    with pytest.warns(
+        ConvergenceWarning, match=r"completely separable .* class left against right, right against left"
+    ):
+        model = SoftmaxRegression(C=np.inf).fit(x, y)
+    assert np.isnan(model.gap_)
+    assert model.separable_.complete
+    margins = x @ model.separable_.coef[0] + model.separable_.intercept[0]
+    assert (margins[y == "right"] > 0).all()
+    assert (margins[y == "left"] < 0).all()
+    assert SoftmaxRegression().fit(x, y).separable_ is None

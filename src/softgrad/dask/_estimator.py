@@ -179,7 +179,7 @@ class SoftmaxRegression(_InMemory):
         keep_result(self, data, read.support, result)
         monitor.end()
         if not monitor.stopped:
-            warn_unless_converged(result, STACK_LEVEL + 1)
+            warn_unless_converged(result, self.separable_, STACK_LEVEL + 1)
         return self
 
     def _remember(self, n_features: int, names: list[Any] | None) -> None:

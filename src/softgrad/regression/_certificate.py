@@ -39,6 +39,7 @@ Float = NDArray[np.float64]
 MOST_PARAMETERS = 1500  # of a Hessian that is factorised for a bound alone
 MOST_WORK = 1e12  # multiplications that its sum over the rows may take
 HESSIAN_ERROR = {4: 1e-5, 8: 1e-12}  # of its largest eigenvalue, in the scale of its diagonal; by bytes of S
+COLLINEAR = 1e-13  # largest eigenvalue, beside the largest, of a direction in which no row has a component
 SCORE_ERROR = {4: 2.0**-22, 8: 2.0**-51}  # of the sizes that add up to a score
 
 __all__ = ["decrement_excess", "dual_value", "has_decrement_bound"]
@@ -127,14 +128,40 @@ def decrement_excess(problem: RowSums, kappa: float, point: LossAtPoint, weight:
         hessian_of_f[:, range(p), :, range(p)] += kappa * np.eye(k)
         g = gradient.copy()
         g[:, :p] += kappa * weight
-        excess = _self_concordant_excess(problem, hessian_of_f, g, rounding, reach, shrunk, blur, penalised=True)
+        excess = _self_concordant_excess(problem, hessian_of_f, g, rounding, reach, shrunk, blur)
     if not excess < np.inf:  # f* is at least the least loss
         excess = _self_concordant_excess(problem, hessian, gradient, rounding, reach, shrunk, blur)
+        gram = None if excess < np.inf else problem.gram()
+        if gram is not None:
+            reduced = _without_collinear(gram, hessian, gradient, rounding, reach)
+            if reduced is not None:
+                excess = _self_concordant_excess(problem, *reduced, shrunk, blur)
         excess += 0.5 * kappa * inner(weight, weight)
     # Rounding of the loss here and where the model handed out is evaluated: of the scores, of exponentials and of sums.
     scores = np.linalg.norm(weight * reach[:p], axis=1) + np.abs(bias)
     rounding_of_loss = 4 * 2.0**-52 * (abs(point.loss) + float((mass * (1 + scores)).sum()))
     return float(excess + rounding_of_loss)
+
+
+def _without_collinear(
+    gram: Float, hessian: Float, gradient: Float, rounding: Float, reach: Float
+) -> tuple[Float, Float, Float, Float] | None:
+    """Return Hessian, gradient, rounding and reach in fewer features that span the rows; None if all are needed.
+
+    A direction of the features in which no row has a component changes no score.  It is told from one whose curvature
+    is small because its rows are predicted with certainty by the Gram matrix Σ x xᵀ, which has no probabilities.
+    """
+    if not np.isfinite(gram).all():
+        return None
+    size = np.sqrt(np.maximum(gram.diagonal(), 1e-300))
+    values, vectors = linalg.eigh(gram / size[:, None] / size, check_finite=False)
+    null = values <= COLLINEAR * float(values[-1])
+    noise = np.linalg.norm(rounding / size)
+    if not null.any() or null.all() or (np.abs((gradient / size) @ vectors[:, null]) > noise).any():
+        return None
+    basis = vectors[:, ~null] / size[:, None]
+    h = np.einsum("kplq,pi,qj->kilj", hessian, basis, basis, optimize=True)
+    return h, gradient @ basis, rounding @ np.abs(basis), reach @ np.abs(basis)
 
 
 def _self_concordant_excess(
@@ -145,12 +172,11 @@ def _self_concordant_excess(
     reach: Float,
     shrunk: float,
     blur: float,
-    *,
-    penalised: bool = False,
 ) -> float:
     """Return the module's bound from a Hessian (K, Q, K, Q), a gradient and its rounding (K, Q), and a reach (Q,).
 
-    ``shrunk``: share of the Hessian that rounding of scores leaves; ``blur``: what it adds to the decrement.
+    It is inf where the Hessian is singular to within its own error.  ``shrunk``: share of the Hessian that rounding of
+    scores leaves; ``blur``: what it adds to the decrement.
     """
     k, width = gradient.shape
     diagonal = np.einsum("kpkp->kp", hessian)
@@ -167,15 +193,12 @@ def _self_concordant_excess(
         scaled[:, j, :, j] += np.outer(pin, pin) / (length**2 * seen)
     values, vectors = linalg.eigh(shrunk * scaled.reshape(k * width, -1), check_finite=False)
     error = HESSIAN_ERROR[np.dtype(problem.dtype).itemsize] * max(1.0, float(values[-1]))
+    least = float(values[0]) - error
+    if not least > 9 * error:
+        return np.inf
     parts = vectors.T @ (gradient / scale).ravel()
     noise = float(np.linalg.norm(rounding / scale))
-    null = values <= 10 * error
-    if penalised and null.any():  # what rounding of the gradient hides there costs its square over the penalty
-        return np.inf
-    if (np.abs(parts[null]) > noise).any() or null.all():
-        return np.inf  # the loss falls along a direction whose curvature is lost in rounding
-    least = float(values[~null][0]) - error
-    length = float(np.linalg.norm(parts[~null] / np.sqrt(values[~null] - error))) + noise / np.sqrt(least)
+    length = float(np.linalg.norm(parts / np.sqrt(values - error))) + noise / np.sqrt(least)
     length += blur / np.sqrt(shrunk)
     most = np.sqrt(2 * float(((reach / scale) ** 2).sum(axis=1).max()) / least)
     t = most * length

@@ -27,8 +27,6 @@ NEWTON_PARAMETERS = 100  # up to these the exact Hessian costs less than the pro
 SWITCH_PARAMETERS = 1500  # up to these it is the way out where the preconditioner does not fit the data
 SOLVERS = ("auto", "newton-cg", "newton", "lbfgs")
 
-MOST_PAIRS = 6  # of classes that a message names
-
 __all__ = ["SOLVERS", "FitInterrupted", "FitResult", "fit"]
 
 
@@ -316,16 +314,6 @@ def _separation(inputs: ProblemVariables, state: State) -> Separation | None:
     return found._replace(coef=coef, intercept=intercept)
 
 
-def _separable_message(separation: Separation) -> str:
-    pairs = ", ".join(f"{j} against {k}" for j, k in separation.classes[:MOST_PAIRS])
-    more = ", …" if len(separation.classes) > MOST_PAIRS else ""
-    kind = "completely" if separation.complete else "quasi-completely"
-    return (
-        f"the classes are {kind} separable and there is no penalty (C = inf): along a direction {separation.n_rows} "
-        f"rows gain for ever (class {pairs}{more}) and none loses, so that there is no optimum; use a finite C"
-    )
-
-
 def _result(inputs: ProblemVariables, state: State, solver: str, reason: str, coef_dtype: Any) -> FitResult:
     """The state in the caller's variables."""
     coef, intercept, objective, gap = hand_out(inputs, state, coef_dtype)
@@ -339,7 +327,7 @@ def _result(inputs: ProblemVariables, state: State, solver: str, reason: str, co
     if reason:
         message = f"{reason} at iteration {state.iteration}; gap {shown:.3g}, tol = {state.tol:g}"
     elif separation is not None:
-        message = _separable_message(separation)
+        message = separation.describe()
     elif separable:
         message = (
             "the loss without a penalty (C = inf) is 0 to within rounding: the classes are separable; use a finite C"

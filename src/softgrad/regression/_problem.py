@@ -25,6 +25,7 @@ from softgrad.regression._design import Design, Slot, reduce_slots
 from softgrad.regression._hessian import add_rows, collect, sampled_hessian, sizes
 from softgrad.regression._layer import NarrowLayer
 from softgrad.regression._row_sums import LossAtPoint, RowSums, levelled
+from softgrad.regression._sparse import is_sparse
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]
@@ -377,6 +378,26 @@ class Problem(RowSums):
         self.slots = []
         self.passes += 0.5
         return np.outer(prior, mean) - g
+
+    def gram(self) -> Float:
+        """Return Σ x xᵀ over the rows that count, with a 1 for the intercept."""
+        p, width = self.design.n_features, self.design.n_features + int(self.fit_intercept)
+
+        def work(slot: Slot, lo: int, hi: int, x: Any) -> None:
+            wide = slot.scratch("wide", hi - lo, width, np.float64)
+            wide[:, :p], wide[:, p:] = x.toarray() if is_sparse(x) else x, 1
+            if self.curvature is not None:
+                wide[self.curvature[lo:hi] == 0] = 0
+            part = wide.T @ wide
+            slot.mean = part if slot.mean is None else slot.mean + part
+
+        for slot in self.slots:
+            slot.mean = None
+        slots = self.walk(work, np.float64)
+        total = np.sum([slot.mean for slot in slots if slot.mean is not None], axis=0)
+        for slot in slots:
+            slot.mean = None
+        return np.asarray(total)
 
     def hessian_diagonal(self) -> tuple[Float, Float]:
         """Σ_i a_i t_i S_ik (1 − S_ik) x_ij² (K, P), and the same without x (K,)."""

@@ -120,6 +120,10 @@ class RowSums(ABC):
     def target_sums(self) -> Float:
         """Σ_i a_i y_i x_iᵀ (K, P)."""
 
+    def gram(self) -> Float | None:
+        """Return Σ x xᵀ over the rows that count, with a 1 for the intercept; None where it would be too much work."""
+        return None
+
     # --- curvature at the stored point -------------------------------------------------------------------------------
 
     @property

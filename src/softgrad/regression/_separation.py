@@ -24,6 +24,7 @@ from softgrad.regression._row_sums import RowSums
 Array = NDArray[Any]
 Float = NDArray[np.float64]
 
+MOST_PAIRS = 6  # of classes that a message names
 MOST_VARIABLES = 1000  # of a linear program
 MOST_NUMBERS = 1 << 27  # of the rows that are looked at
 FIRST_ROWS = 4  # of the working set for each variable
@@ -44,7 +45,7 @@ class Separation(NamedTuple):
     coef, intercept : arrays (K, P) and (K,), float64
         The direction; one row alone for two classes.
     classes : list of pairs (j, k)
-        Rows of class j gain against class k.
+        Rows of class j gain against class k. Estimators name them by their labels.
     n_rows : int
         Number of rows that gain.
     complete : bool
@@ -53,9 +54,19 @@ class Separation(NamedTuple):
 
     coef: Float
     intercept: Float
-    classes: list[tuple[int, int]]
+    classes: list[tuple[Any, Any]]
     n_rows: int
     complete: bool
+
+    def describe(self) -> str:
+        """Return a sentence that says which classes are separable, and what to do."""
+        pairs = ", ".join(f"{j} against {k}" for j, k in self.classes[:MOST_PAIRS])
+        more = ", …" if len(self.classes) > MOST_PAIRS else ""
+        kind = "completely" if self.complete else "quasi-completely"
+        return (
+            f"the classes are {kind} separable and there is no penalty (C = inf): along a direction {self.n_rows} "
+            f"rows gain for ever (class {pairs}{more}) and none loses, so that there is no optimum; use a finite C"
+        )
 
 
 def can_be_separated(problem: RowSums, excess: float) -> bool:

@@ -73,6 +73,9 @@ class SoftmaxRegression(SoftmaxClassifier):
         (F − F*) / F* of this model, in the type of its coefficients, is at most this: certified by a point of the dual
         problem or by the Newton decrement. inf if neither gives a bound; NaN when C is inf and the classes are
         separable, or the Hessian, with more than 1500 parameters, is too large for the proof.
+    separable_ : softgrad.regression.Separation or None
+        When C is inf, a proof that the classes are separable and the fit has no optimum: a direction along which no
+        row loses, the rows and labels that gain. None where there is an optimum, or no proof was found.
     history_ : structured array (n_iter,)
         One row an iteration: iteration, objective, gap, passes, seconds, step. ``pandas.DataFrame(model.history_)``
         makes a table of it.

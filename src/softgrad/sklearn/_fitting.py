@@ -85,7 +85,7 @@ def fit_and_keep(
     keep_result(estimator, data, support, result)
     monitor.end()
     if not monitor.stopped:
-        warn_unless_converged(result, STACK_LEVEL + 2)
+        warn_unless_converged(result, estimator.separable_, STACK_LEVEL + 2)
 
 
 def _certain(support: ClassSupport, n_features: int) -> regression.FitResult:
@@ -125,18 +125,30 @@ def keep_result(estimator: Any, data: FitData, support: ClassSupport, result: re
     estimator.n_passes_ = float(result.n_passes)
     estimator.objective_ = float(result.objective) / support.c_scale
     estimator.gap_ = float(result.gap)
+    estimator.separable_ = named_separation(result, data.targets.classes[support.index])
     estimator.history_ = np.array([tuple(row) for row in result.history], dtype=_HISTORY)
     estimator.history_["objective"] /= support.c_scale
 
 
-def warn_unless_converged(result: regression.FitResult, stacklevel: int) -> None:
-    """Say how far the fit is from its optimum."""
-    if not result.converged:
-        warnings.warn(
-            f"the fit has not converged: {result.message}; raise max_iter or tol, or scale the features",
-            ConvergenceWarning,
-            stacklevel=stacklevel,
-        )
+def named_separation(result: regression.FitResult, labels: NDArray[Any]) -> regression.Separation | None:
+    """Return the proof that there is no optimum, if there is one, with the labels of the classes."""
+    found, names = result.separation, labels.tolist()
+    return None if found is None else found._replace(classes=[(names[j], names[k]) for j, k in found.classes])
+
+
+def warn_unless_converged(
+    result: regression.FitResult, separation: regression.Separation | None, stacklevel: int
+) -> None:
+    """Say how far the fit is from its optimum, or why that is not known."""
+    if separation is not None:
+        message = f"the fit has not converged: {separation.describe()}"
+    elif not result.converged:
+        message = f"the fit has not converged: {result.message}; raise max_iter or tol, or scale the features"
+    elif np.isnan(result.gap):
+        message = f"gap_ is NaN: {result.message}"
+    else:
+        return
+    warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel)
 
 
 def warm_start(estimator: Any, classes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]] | None:
