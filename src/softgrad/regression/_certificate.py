@@ -125,7 +125,7 @@ def decrement_excess(problem: RowSums, kappa: float, point: LossAtPoint, weight:
     excess = np.inf
     if kappa > 0:
         hessian_of_f = hessian.copy()
-        hessian_of_f[:, range(p), :, range(p)] += kappa * np.eye(k)
+        hessian_of_f[:, range(p), :, range(p)] += kappa * (np.eye(k) - 1 / k)  # not what is shared
         g = gradient.copy()
         g[:, :p] += kappa * weight
         excess = _self_concordant_excess(problem, hessian_of_f, g, rounding, reach, shrunk, blur)
@@ -184,13 +184,9 @@ def _self_concordant_excess(
         return np.inf
     scale = np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
     scaled = hessian / scale[:, :, None, None] / scale
-    for j in range(width):
-        # Nothing depends on what all classes share.  Give it a curvature that steps without it do not meet: such a step
-        # d has Σ d = 0, and is scale · d here.
-        pin = 1 / scale[:, j]
-        length = float(np.linalg.norm(pin))
-        seen = k / (length * float(np.linalg.norm(scale[:, j])))
-        scaled[:, j, :, j] += np.outer(pin, pin) / (length**2 * seen)
+    for j in range(width):  # nothing depends on what all classes share: give it a curvature
+        shared = scale[:, j] / np.linalg.norm(scale[:, j])
+        scaled[:, j, :, j] += np.outer(shared, shared)
     values, vectors = linalg.eigh(shrunk * scaled.reshape(k * width, -1), check_finite=False)
     error = HESSIAN_ERROR[np.dtype(problem.dtype).itemsize] * max(1.0, float(values[-1]))
     least = float(values[0]) - error
