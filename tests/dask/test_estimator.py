@@ -206,9 +206,9 @@ def frame(n: int = 600, seed: int = 0) -> pd.DataFrame:
 
 def test_a_table_with_its_columns_by_name() -> None:
     table = frame()
-    model = SoftmaxRegression(C=0.1).fit(dd.from_pandas(table, npartitions=5), "label", sample_weight="w")
+    model = SoftmaxRegression(C=0.1, tol=1e-12).fit(dd.from_pandas(table, npartitions=5), "label", sample_weight="w")
     x = table.drop(columns=["label", "w"])
-    whole = InMemory(C=0.1).fit(x, table["label"], table["w"])
+    whole = InMemory(C=0.1, tol=1e-12).fit(x, table["label"], table["w"])
     np.testing.assert_allclose(model.coef_, whole.coef_, atol=1e-6)
     assert model.classes_.tolist() == ["blue", "green", "red"]
     assert model.feature_names_in_.tolist() == x.columns.tolist()
@@ -225,8 +225,8 @@ def test_parquet_is_read_again_in_every_pass(tmp_path: Any) -> None:
     for part in range(4):
         table[150 * part : 150 * (part + 1)].to_parquet(tmp_path / f"part-{part}.parquet")
     read = dd.read_parquet(tmp_path / "part-*.parquet")
-    model = SoftmaxRegression(cache=False).fit(read.drop(columns=["label", "w"]), read["label"])
-    whole = InMemory().fit(table.drop(columns=["label", "w"]), table["label"])
+    model = SoftmaxRegression(cache=False, tol=1e-12).fit(read.drop(columns=["label", "w"]), read["label"])
+    whole = InMemory(tol=1e-12).fit(table.drop(columns=["label", "w"]), table["label"])
     np.testing.assert_allclose(model.coef_, whole.coef_, atol=1e-6)
 
 
@@ -234,27 +234,27 @@ def test_soft_labels_of_a_table_name_the_classes() -> None:
     x, y = data(300, 4, 3)
     soft = pd.DataFrame(0.8 * np.eye(3)[y] + 0.2 / 3, columns=["u", "v", "w"])
     X, Y = cut(x, 100), dd.from_pandas(soft, npartitions=3)
-    model = SoftmaxRegression().fit(X, Y)
-    whole = InMemory().fit(x, soft)
+    model = SoftmaxRegression(tol=1e-12).fit(X, Y)
+    whole = InMemory(tol=1e-12).fit(x, soft)
     assert model.classes_.tolist() == ["u", "v", "w"]
     np.testing.assert_allclose(model.coef_, whole.coef_, atol=1e-6)
     assert model.score(X, Y) == pytest.approx(whole.score(x, soft))
-    named = SoftmaxRegression().fit(X, soft.to_numpy(), classes=["r", "s", "t"])
+    named = SoftmaxRegression(tol=1e-12).fit(X, soft.to_numpy(), classes=["r", "s", "t"])
     assert named.classes_.tolist() == ["r", "s", "t"]
     assert named.score(X, soft.to_numpy()) == pytest.approx(model.score(X, Y))
 
 
 def test_blocks_of_unknown_length_columns_in_blocks_and_empty_blocks() -> None:
     x, y = data(600, 6, 3)
-    whole = InMemory().fit(x, y)
+    whole = InMemory(tol=1e-12).fit(x, y)
     both = da.concatenate([cut(x, 150), cut(y, 150)[:, None]], axis=1)
     both = both[both[:, 0] > -np.inf]  # Dask does not know how many rows are left
     assert np.isnan(both.chunks[0]).all()
     models = [
-        SoftmaxRegression().fit(both[:, :6], both[:, 6].astype(int)),
-        SoftmaxRegression().fit(da.from_array(x, chunks=(200, 2)), da.from_array(y, chunks=77)),
-        SoftmaxRegression().fit(da.concatenate([cut(x[:400], 150), cut(x[:0], 1), cut(x[400:], 200)]), y),
-        SoftmaxRegression().fit(cut(x, 599), y),
+        SoftmaxRegression(tol=1e-12).fit(both[:, :6], both[:, 6].astype(int)),
+        SoftmaxRegression(tol=1e-12).fit(da.from_array(x, chunks=(200, 2)), da.from_array(y, chunks=77)),
+        SoftmaxRegression(tol=1e-12).fit(da.concatenate([cut(x[:400], 150), cut(x[:0], 1), cut(x[400:], 200)]), y),
+        SoftmaxRegression(tol=1e-12).fit(cut(x, 599), y),
     ]
     for model in models:
         np.testing.assert_allclose(model.coef_, whole.coef_, atol=1e-6)
@@ -264,8 +264,8 @@ def test_rows_of_weight_zero_count_as_absent() -> None:
     x, y = data(400, 4, 3)
     a = np.where(np.arange(400) < 100, 0.0, 1.0)
     y[:50] = 7  # a class that no other row has
-    model = SoftmaxRegression().fit(cut(x, 100), cut(y, 100), cut(a, 100))
-    whole = InMemory().fit(x[100:], y[100:])
+    model = SoftmaxRegression(tol=1e-12).fit(cut(x, 100), cut(y, 100), cut(a, 100))
+    whole = InMemory(tol=1e-12).fit(x[100:], y[100:])
     assert model.classes_.tolist() == [0, 1, 2, 7]
     np.testing.assert_allclose(model.coef_[:3], whole.coef_, atol=1e-8)
     assert model.predict_proba(x)[:, 3].max() < 1e-300
@@ -275,7 +275,7 @@ def test_rows_of_weight_zero_count_as_absent() -> None:
 def test_class_weights_of_zero_and_of_classes_that_y_lacks(class_weight: Any) -> None:
     x, y = data(400, 4, 3)
     offset = np.random.default_rng(0).standard_normal((400, 3))
-    model, whole = (kind(class_weight=class_weight, tol=1e-10) for kind in (SoftmaxRegression, InMemory))
+    model, whole = (kind(class_weight=class_weight, tol=1e-12) for kind in (SoftmaxRegression, InMemory))
     model.fit(cut(x, 100), cut(y, 100), None, cut(offset, 100))
     whole.fit(x, y, None, offset)
     np.testing.assert_allclose(model.coef_, whole.coef_, atol=1e-6)

@@ -27,7 +27,7 @@ def test_a_cluster_of_this_machine_is_closed_to_others(monkeypatch: pytest.Monke
         assert len(listening) >= 3
         for address in listening:
             assert address.ip == "127.0.0.1"
-            assert answer_without_a_key(address) in (b"", b"HTTP/1.1 404 Not Found\r")
+            assert answer_without_a_key(address) in (b"", b"HTTP/1.1 404 Not Found\r\n")
         monkeypatch.setattr(_files, "SECONDS", 0.3)
         with pytest.raises(TimeoutError):  # without TLS it says nothing
             _files.expect_scheduler(client.scheduler.address.replace("tls:", "tcp:"))
@@ -42,7 +42,7 @@ def answer_without_a_key(address: tuple[str, int]) -> bytes:
             plain = socket.create_connection(address, timeout=5)
             with plain, context.wrap_socket(plain) if secure else plain as connection:
                 connection.sendall(b"GET /status HTTP/1.0\r\n\r\n")
-                line = connection.recv(24)
+                line = connection.makefile("rb").readline()
         except OSError:  # no TLS there, or no certificate here
             continue
         if line:

@@ -492,7 +492,7 @@ def test_separable_classes_are_named_with_a_proof() -> None:
     x = np.array([[-3.0, 1], [-2, 0], [-2.5, -1], [2, 1], [3, 0], [2.5, -1]])
     y = np.array(["left", "left", "left", "right", "right", "right"])
     with pytest.warns(
-        ConvergenceWarning, match=r"completely separable .* class left against right, right against left"
+        ConvergenceWarning, match=r"completely separable .*\(class left against right, right against left\)"
     ):
         model = SoftmaxRegression(C=np.inf).fit(x, y)
     assert np.isnan(model.gap_)
