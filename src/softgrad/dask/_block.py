@@ -70,7 +70,7 @@ class Block:
 
     def __init__(self, x: Any, targets: Array, weight: Float | None, offset: Array | None, model: SharedModel) -> None:
         if is_sparse(x) and model.small:
-            x = x.toarray()  # as in memory: little data are run to rounding
+            x = x.toarray()  # as in memory
         self.__setstate__((x, targets, weight, offset, model))
 
     def __getstate__(self) -> Any:

@@ -151,7 +151,7 @@ def checked(
     y = _targets(targets, n, n_classes)
     offset = _offset(offset, n, n_classes)
     if is_sparse(x) and n * x.shape[1] * n_classes <= SMALL:
-        x = x.toarray()  # little data are run to rounding, which the dense solvers do
+        x = x.toarray()  # the solvers of little data take dense rows
     shift = far_from_zero(least, most) if fit_intercept else None
     make = partial(
         _problem, targets=y, n_classes=n_classes, sample_weight=a, class_weight=w,
