@@ -393,7 +393,7 @@ def test_warnings() -> None:
 def test_a_gap_off_the_scale_is_explained() -> None:
     assert "a triangle at the edge: no bound yet or zero" in page("hostile")
     assert "a triangle at the edge: no bound yet." in page("digits")
-    assert "a triangle" not in page("text")
+    assert "a triangle" not in page("letters")
 
 
 def test_figures_of_two_classes_and_no_penalty() -> None:

@@ -192,7 +192,7 @@ def test_class_weights(cli: Command) -> None:
     one_error(cli("fit", "d.csv", "-t", "species", "--class-weight", "eel=much"), "'much' is not a number")
 
 
-@pytest.mark.parametrize("after", [1, 60, 120])
+@pytest.mark.parametrize("after", [1, 30, 60])
 def test_an_interrupt_during_the_search(after: int, cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """The best C so far is kept; before there is one, the fit that was running."""
     heard = 0
