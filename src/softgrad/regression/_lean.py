@@ -16,8 +16,10 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
+from scipy.special import xlogy
 
 from softgrad._core import backend
+from softgrad.regression._certificate import dual_value
 from softgrad.regression._layout import inner
 from softgrad.regression._problem import Problem
 from softgrad.regression._row_sums import LossAtPoint, RowSums
@@ -37,7 +39,9 @@ LARGEST = 1e30  # sum of squares of a feature that float32 can work with
 MOST_PRODUCTS = 60  # of one direction
 EARLY_RATE, RATE = 0.3, 0.15  # CG ends when its newest step gained less than this share of the mean step
 LEVEL = 0.1  # of tol: what the intercepts may cost the bound
+FORESEEN = 3.0  # times tol: a gap after a step below which it is worth a bound
 HOPEFUL = 3.0  # times tol: an estimate of the gap below which its bound is computed
+SURE = 0.9  # the same where another exact step brings a tighter bound at less cost
 BLOCK_ROWS = 32  # rows of a block for each parameter
 FLOOR = 1e-5  # of the mean diagonal: what float32 leaves unknown of a Gram matrix
 MATTER = 0.5  # of the penalty: what rows that are left out of a block may add to it, where features are even
@@ -88,13 +92,15 @@ def lean(problem: Problem, state: State) -> bool:
             return False
         p = problem.design.n_features
         dw, db = d[:, :p], (d[:, p] if problem.fit_intercept else np.zeros(len(d)))
-        step = table.search(state, dw, db, slope)
+        step = table.search(state, point, dw, db, slope, gain)
         if step == 0.0:
             table.return_to_start()
             return False
         state.move(step, dw, db, gain)
         point = table.at(state.weight, state.bias)
-        hopeful = table.hopeful(state, point)
+        objective = point.loss + 0.5 * state.kappa * inner(state.weight, state.weight)
+        open_ = state.relative(state.bound, objective) > state.tol
+        hopeful = open_ and table.hopeful(state, point, SURE if exact else HOPEFUL)
         if hopeful and table.level(state, point):
             point = table.at(state.weight, state.bias)
         state.adopt(point, certify=hopeful)
@@ -166,13 +172,13 @@ class Table:
             g[:, p] = point.bias
         return g
 
-    def hopeful(self, state: State, point: LossAtPoint) -> bool:
+    def hopeful(self, state: State, point: LossAtPoint, most: float) -> bool:
         """Return whether the dual bound, with levelled intercepts, may end the fit: what it loses, to first order."""
         if state.exhausted():
             return True
         rest = point.weight + self.kappa * state.weight
         objective = point.loss + 0.5 * self.kappa * inner(state.weight, state.weight)
-        return inner(rest, rest) <= HOPEFUL * 2 * self.kappa * state.tol * objective
+        return inner(rest, rest) <= most * 2 * self.kappa * state.tol * objective
 
     def level(self, state: State, point: LossAtPoint) -> bool:
         """Level the intercepts where the bound would lose much otherwise; returns whether they moved."""
@@ -185,8 +191,34 @@ class Table:
         self.loss = self._sums()
         return True
 
-    def search(self, state: State, d: Float, db: Float, slope: float) -> float:
-        """Move the stored point along a direction, as far as the objective falls; 0 where it does not."""
+    def bound(self, point: LossAtPoint) -> float:
+        """Return the dual value at the probabilities to which the direction leads, to first order.
+
+        They are q = S (1 + u) with u = v − E_S[v] for its scores v.  Along a Newton direction Δ they are feasible, with
+        V = κ (W + Δ), so that the bound lies below the objective by half the square of the decrement, and below that at
+        the end of the step by no more than its third order.
+        """
+        problem, p, h = self.problem, self.problem.design.n_features, self.problem.curvature
+        if problem.offset is not None:
+            return -np.inf
+        u = self.along - np.einsum("ij,ij->i", self.prob, self.along)[:, None]
+        if not u.min() > -1:
+            return -np.inf
+        moved = self.prob * u
+        q = self.prob + moved
+        entropies = -xlogy(q, q).sum(axis=1)
+        if h is not None:
+            moved *= h[:, None]
+        entropy = float(entropies.sum() if h is None else h @ entropies)
+        weight, bias = point.weight + moved.T @ self.ones[:, :p], point.bias + moved.sum(axis=0)
+        rounding = 4 * 2.0**-52 * (problem.mass * (1 + np.log(len(bias))) + inner(weight, weight) / self.kappa)
+        return dual_value(problem, self.kappa, entropy - rounding, weight, bias)
+
+    def search(self, state: State, point: LossAtPoint, d: Float, db: Float, slope: float, gain: float) -> float:
+        """Move the stored point along a direction, as far as the objective falls; 0 where it does not.
+
+        Raises the bound of the optimum where it may end the fit after the step.
+        """
         self._set(d, db)
         self.layer.forward(self.along)
         self.problem.passes += 0.5
@@ -194,6 +226,8 @@ class Table:
         size = float(np.sqrt(np.vdot(self.along, self.along) / self.along.size))
         if not np.isfinite(size):
             return 0.0
+        if gain * min(1.0, size) <= FORESEEN * state.tol * state.objective:
+            state.bound = max(state.bound, self.bound(point))
         cross, square = inner(state.weight, d), inner(d, d)
         noise = 1e-14 * abs(state.loss)
         step = 1.0 if size <= FARTHEST else FARTHEST / size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,10 +20,16 @@ Rules = dict[str, tuple[Callable[[Any], bool], str]]
 def check_parameters(estimator: Any, rules: Rules | None = None) -> None:
     """Refuse the first parameter of the estimator that breaks its rule, one of ``rules`` or of softgrad's own."""
     rules = _RULES if rules is None else _RULES | rules
-    for name, value in estimator.get_params(deep=False).items():
-        rule = rules.get(name)
+    for name in _parameter_names(type(estimator)):  # type: ignore[arg-type]
+        rule, value = rules.get(name), getattr(estimator, name)
         if rule is not None and not rule[0](value):
             raise ValueError(f"{name} must be {rule[1]}, not {value!r}")
+
+
+@cache
+def _parameter_names(kind: Any) -> list[str]:
+    names: list[str] = kind._get_param_names()
+    return names
 
 
 def check_routed(params: dict[str, Any], method: str) -> None:

@@ -95,6 +95,8 @@ def soft_values(values: NDArray[Any]) -> NDArray[Any]:
 
 def as_array(y: Any) -> NDArray[Any]:
     """Labels as a vector, or soft labels as the matrix of floats that they are."""
+    if type(y) is np.ndarray and y.ndim == 1 and y.dtype.kind in "iubU" and len(y):
+        return y  # nothing to convert and nothing missing: the checks below take longer than a small fit
     values = np.asarray(check_array(y, ensure_2d=False, dtype=None, ensure_all_finite=False, input_name="y"))
     if values.ndim == 2 and values.shape[1] >= 2:
         if values.dtype.kind == "f":
