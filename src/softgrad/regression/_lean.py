@@ -74,7 +74,7 @@ def _exact(problem: Problem) -> bool:
 
 def lean(problem: Problem, state: State) -> bool:
     """Run the state to its end; False where the general solver has to go on from it."""
-    table, state.frugal = Table(problem, state.kappa), True
+    table = Table(problem, state.kappa)
     exact = _exact(problem)
     point = table.evaluate(state.weight, state.bias)
     state.adopt(point, certify=bool(state.weight.any()))

@@ -84,7 +84,6 @@ class State:
         self.stalled = self.separable = self.polished = False
         self.provable = has_decrement_bound(problem)
         self.proofs = 0
-        self.frugal = False  # whether a step costs less than a proof
         self.best = np.inf
         self.since_best = 0
         self.history: list[Progress] = []
@@ -131,7 +130,7 @@ class State:
         # The decrement of the last step is more than what is left where the model holds.
         near = self.gain <= max(0.5 * self.tol, 1e-15) * self.objective
         bound = self.bound if self.precise else self.rough
-        wanted = certify and (self.exhausted() or not self.frugal)
+        wanted = certify and (self.kappa == 0 or self.exhausted())
         if wanted and self.precise and near and self.relative(bound) > self.tol:
             self.prove()
             bound = self.bound
