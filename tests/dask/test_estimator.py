@@ -480,3 +480,17 @@ def test_arguments_that_cannot_be(call: Any, error: Any, message: str | None) ->
         return
     with pytest.raises(error, match=message):
         call(SoftmaxRegression(), cut(x, 100), cut(y, 100))
+
+
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_standardized_features_are_those_of_all_blocks(kind: str) -> None:
+    x, y = data(600, 6, 3)
+    x = x * np.logspace(-2, 2, 6)
+    x[:, 1] += 1e6 * (kind == "dense")
+    x[:, 2][np.arange(600) % 3 > 0] = 0
+    a = np.random.default_rng(0).exponential(size=600)
+    whole = InMemory(standardize=True, tol=1e-12).fit(x, y, a)
+    given = cut(x if kind == "dense" else sparse.csr_matrix(x), 170)
+    model = SoftmaxRegression(standardize=True, tol=1e-12).fit(given, cut(y, 170), cut(a, 170))
+    np.testing.assert_allclose(model.coef_ * x.std(axis=0), whole.coef_ * x.std(axis=0), atol=1e-6)
+    assert model.objective_ == pytest.approx(whole.objective_, rel=1e-9)

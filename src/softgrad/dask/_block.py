@@ -31,7 +31,8 @@ __all__ = ["Block", "NamedDirection", "Point", "SharedModel"]
 class SharedModel:
     """What all blocks have to know of the problem.
 
-    ``arrays`` of shape (N, K) are kept: 0, 2 or 3; ``shift`` (P,) is subtracted from dense rows.
+    ``arrays`` of shape (N, K) are kept: 0, 2 or 3; ``shift`` (P,) is subtracted from dense rows, ``scale`` (P,)
+    multiplies what is left.
     """
 
     n_rows: int
@@ -43,6 +44,7 @@ class SharedModel:
     arrays: int
     n_threads: int
     shift: Float | None = None
+    scale: Float | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ class Block:
             x, targets, weight, offset, model = self._data
             pair = 2 * len(targets) * model.n_classes * (8 if model.small else 4)
             self._made = Problem(
-                Design(x, model.n_classes, model.shift), targets, model.n_classes, sample_weight=weight,
+                Design(x, model.n_classes, model.shift, model.scale), targets, model.n_classes, sample_weight=weight,
                 class_weight=model.class_weight, label_smoothing=model.label_smoothing, offset=offset,
                 fit_intercept=model.fit_intercept, max_memory=model.arrays * pair // 2, n_threads=model.n_threads,
                 small=model.small,

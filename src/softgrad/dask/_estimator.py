@@ -36,7 +36,8 @@ class SoftmaxRegression(_InMemory):
 
     Parameters
     ----------
-    C, fit_intercept, class_weight, label_smoothing, solver, tol, max_iter, warm_start, random_state, verbose
+    C, fit_intercept, class_weight, label_smoothing, standardize, solver, tol, max_iter, warm_start, random_state,
+    verbose
         As of :class:`softgrad.sklearn.SoftmaxRegression`.
     max_memory : int, default=None
         Bytes, in all workers together, for arrays of the shape (n_rows, n_classes) that are kept beside the blocks; by
@@ -72,6 +73,7 @@ class SoftmaxRegression(_InMemory):
         fit_intercept: bool = True,
         class_weight: dict[Any, float] | str | None = None,
         label_smoothing: float = 0.0,
+        standardize: bool = False,
         solver: str = "auto",
         tol: float = 1e-6,
         max_iter: int = 1000,
@@ -87,6 +89,7 @@ class SoftmaxRegression(_InMemory):
             fit_intercept=fit_intercept,
             class_weight=class_weight,
             label_smoothing=label_smoothing,
+            standardize=standardize,
             solver=solver,
             tol=tol,
             max_iter=max_iter,
@@ -159,7 +162,7 @@ class SoftmaxRegression(_InMemory):
         scale = read.support.c_scale
         monitor = Monitor(self, _collections(X, y, sample_weight), callback, self.max_iter, scale=scale)
         self._remember(read.problem.design.n_features, parts.columns.features)
-        inputs = ProblemVariables(read.problem, shift=read.problem.design.shift)
+        inputs = ProblemVariables(read.problem, shift=read.problem.design.shift, scale=read.problem.design.scale)
         try:
             start = warm_start(self, read.targets.classes)
             start = None if start is None else read.support.restrict(*start)

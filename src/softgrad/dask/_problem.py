@@ -38,12 +38,13 @@ class Shape:
         sparse: bool,
         column_reach: Float,
         shift: Float | None,
+        scale: Float | None,
         stored: int,
     ) -> None:
         self.edges = np.concatenate([[0], np.cumsum(lengths)])  # of the blocks
         self.n_rows, self.n_features, self.dtype = int(self.edges[-1]), n_features, np.dtype(dtype)
         self.sparse, self.in_memory = sparse, True
-        self._column_reach, self.shift, self.stored = column_reach, shift, stored
+        self._column_reach, self.shift, self.scale, self.stored = column_reach, shift, scale, stored
         self.blocks: Sequence[Any] = ()
         self.sample: Any = None  # fetches rows, once
         self._top: Array | None = None

@@ -12,8 +12,8 @@ from softgrad.dask._block import SharedModel
 from softgrad.dask._collections import Parts
 from softgrad.dask._graph import collect, each, keep, let_go
 from softgrad.dask._problem import Remote, Shape
-from softgrad.dask._rows import BlockSummary, make, summary
-from softgrad.regression._inputs import far_from_zero
+from softgrad.dask._rows import BlockSummary, make, moments, summary
+from softgrad.regression._inputs import far_from_zero, merged_deviations
 from softgrad.regression._problem import SMALL, STORED
 from softgrad.sklearn._class_support import ClassSupport, supported
 from softgrad.sklearn._targets import FitTargets
@@ -65,9 +65,13 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
         shift = far_from_zero(least, most) if estimator.fit_intercept else None
         middle = 0.0 if shift is None else shift
         reach = np.maximum(most - middle, middle - least)
+    scale = None
+    if estimator.standardize:
+        scale = 1 / merged_deviations(collect(each("moments", moments, rows)))
+        reach = reach * (scale.max() if first.sparse else scale)
     model = SharedModel(
         n, k, weight, float(estimator.label_smoothing), bool(estimator.fit_intercept), small,
-        _arrays(estimator, n, k, small, sum(one.n_bytes for one in found)), estimator.n_threads or 1, shift,
+        _arrays(estimator, n, k, small, sum(one.n_bytes for one in found)), estimator.n_threads or 1, shift, scale,
     )  # fmt: skip
     blocks = each("block", make, rows, shared=(model, targets.classes, support))
     if estimator.cache:
@@ -75,7 +79,7 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
         let_go(rows)  # what the blocks are made of goes on with them
     shape = Shape(
         lengths, p, first.dtype, sparse=first.sparse and not small,
-        column_reach=reach, shift=shift, stored=sum(one.stored for one in found),
+        column_reach=reach, shift=shift, scale=scale, stored=sum(one.stored for one in found),
     )  # fmt: skip
     w = np.ones(k) if weight is None else weight
     mass = (1 - model.label_smoothing) * w * targets.totals[support.index]

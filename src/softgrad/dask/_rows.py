@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from softgrad.dask._block import Block, SharedModel
 from softgrad.regression._blocks import as_block, check_finite
-from softgrad.regression._inputs import checked_rows
+from softgrad.regression._inputs import checked_rows, weighted_moments
 from softgrad.regression._sparse import is_sparse, longest
 from softgrad.sklearn._class_support import ClassSupport
 from softgrad.sklearn._targets import is_missing, soft_values
@@ -19,7 +19,7 @@ from softgrad.sklearn._weights import finite_weights, read_offset
 Array = NDArray[Any]
 Float = NDArray[np.float64]
 
-__all__ = ["BlockRows", "BlockSummary", "ColumnRoles", "block_of_frame", "make", "read", "summary"]
+__all__ = ["BlockRows", "BlockSummary", "ColumnRoles", "block_of_frame", "make", "moments", "read", "summary"]
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,15 @@ def summary(rows: BlockRows | BlockSummary, *_: Any) -> BlockSummary:
         rows.n_given, n, p, rows.x.dtype, is_sparse(rows.x), rows.known, totals, least, most, reach, size, stored,
         float(a.sum()), columns,
     )  # fmt: skip
+
+
+def moments(rows: BlockRows, *_: Any) -> tuple[float, Float, Float]:
+    """Return the weight of the rows of a block, and the mean and variance of each feature."""
+    if is_sparse(rows.x):
+        least = most = np.zeros(rows.x.shape[1])
+    else:
+        least, most = (np.asarray(f(axis=0), dtype=np.float64) for f in (rows.x.min, rows.x.max))
+    return weighted_moments(rows.x, rows.weight, least, most)
 
 
 def make(rows: BlockRows, shared: tuple[SharedModel, Array, ClassSupport]) -> Block:

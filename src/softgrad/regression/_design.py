@@ -103,13 +103,26 @@ class Design:
     shift : array (P,), optional
         Subtracted from each row, in float64, as its tile is made: all that is computed here is of the shifted rows. Of
         sparse rows only features that every row stores may have one, and the numbers that they store are copied.
+    scale : array (P,), optional
+        Multiplies what is left.
     """
 
-    def __init__(self, x: Any, n_classes: int, shift: NDArray[np.float64] | None = None) -> None:
-        self.shift = shift
+    def __init__(
+        self,
+        x: Any,
+        n_classes: int,
+        shift: NDArray[np.float64] | None = None,
+        scale: NDArray[np.float64] | None = None,
+    ) -> None:
+        if scale is not None and shift is None:
+            shift = np.zeros_like(scale)
+        self.shift, self.scale = shift, scale
         if shift is not None and is_sparse(x):
-            x = type(x)(((x.data - shift[x.indices]).astype(x.dtype), x.indices, x.indptr), shape=x.shape)
-            self.shift = None  # no longer to be subtracted
+            stored = x.data - shift[x.indices]
+            if scale is not None:
+                stored *= scale[x.indices]
+            x = type(x)((stored.astype(x.dtype), x.indices, x.indptr), shape=x.shape)
+            self.shift = self.scale = None  # no longer to be applied
         self.x = x
         self.stream = isinstance(x, RowBlocks)
         self.sparse = bool(is_sparse(next(iter(x)) if self.stream else x))
@@ -156,7 +169,8 @@ class Design:
             if dtype == np.float32 and block is self.x and self.in_memory and block.dtype == np.float64:
                 return self.single()[lo:hi]
             tile = slot.scratch("x", hi - lo, self.n_features, dtype)
-            return np.subtract(block[lo:hi], self.shift, out=tile, casting="unsafe")
+            np.subtract(block[lo:hi], self.shift, out=tile, casting="unsafe")
+            return tile if self.scale is None else np.multiply(tile, self.scale, out=tile, casting="unsafe")
         narrow = stored and block.dtype.itemsize < np.dtype(dtype).itemsize
         if self.sparse or is_sparse(block):
             part = rows_of(block, lo, hi)
@@ -229,13 +243,15 @@ class Design:
                 single = np.empty(self.x.shape, np.float32)
                 with np.errstate(over="ignore"):
                     for lo, hi in self.edges(self.n_rows):
-                        single[lo:hi] = self._shifted(self.x[lo:hi])
+                        single[lo:hi] = self.transformed(self.x[lo:hi])
                 self._single = single
             return self._single
 
-    def _shifted(self, rows: Any) -> Any:
-        """Return rows of X less the shift."""
-        return rows if self.shift is None else rows - self.shift
+    def transformed(self, rows: Any) -> Any:
+        """Return rows of X, shifted and scaled."""
+        if self.shift is None:
+            return rows
+        return rows - self.shift if self.scale is None else (rows - self.shift) * self.scale
 
     def turned(self) -> Turned:
         """Sparse rows in memory by features."""
@@ -277,7 +293,7 @@ class Design:
             most = np.zeros(self.n_features)
             for _, block in self._blocks():
                 for lo, hi in [(0, block.shape[0])] if is_sparse(block) else self.edges(block.shape[0]):
-                    part = abs(self._shifted(block[lo:hi])).max(axis=0)
+                    part = abs(self.transformed(block[lo:hi])).max(axis=0)
                     np.maximum(most, part.toarray().ravel() if is_sparse(part) else part, out=most)
             self._column_reach = most
         return self._column_reach
@@ -287,13 +303,13 @@ class Design:
         if not self.stream:
             part = self.x[index]
             with np.errstate(over="ignore"):  # float32 preconditioners judge the result by its value
-                return np.asarray(part.toarray() if is_sparse(part) else self._shifted(part), dtype=dtype)
+                return np.asarray(part.toarray() if is_sparse(part) else self.transformed(part), dtype=dtype)
         parts = []
         for first, block in self._blocks():
             inside = index[(index >= first) & (index < first + block.shape[0])] - first
             if len(inside):
                 part = block[inside]
-                parts.append(np.asarray(part.toarray() if is_sparse(part) else self._shifted(part), dtype=dtype))
+                parts.append(np.asarray(part.toarray() if is_sparse(part) else self.transformed(part), dtype=dtype))
         return np.concatenate(parts)
 
 

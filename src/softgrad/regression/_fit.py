@@ -109,6 +109,7 @@ def fit(
     start: tuple[ArrayLike, ArrayLike] | None = None,
     callback: Callable[[Progress], Any] | None = None,
     coef_dtype: Any = np.float64,
+    standardize: bool = False,
 ) -> FitResult:
     """Minimise C Σ_i a_i ℓ_i(W x_i + b) + ½ ‖W‖² to a certified distance from the optimum.
 
@@ -155,6 +156,10 @@ def fit(
     coef_dtype : dtype
         Type that the coefficients and intercepts are rounded to: float32 or float64. Objective and gap are those of
         the rounded model.
+    standardize : bool
+        Penalise each coefficient in the unit of its feature's standard deviation s_j, weighted by rows:
+        ½ Σ (s_j W_kj)². That is the fit of standardised features, with coefficients for the given ones. Dense X is not
+        copied; of sparse X the numbers that it stores are.
 
     Returns
     -------
@@ -193,6 +198,7 @@ def fit(
         max_memory=max_memory,
         n_threads=n_threads,
         reduce_rows=solver == "auto",
+        standardize=standardize,
     )
     check_options(C, solver, tol, max_iter)
     with single_threaded_blas():

@@ -41,7 +41,7 @@ def hand_out(inputs: ProblemVariables, state: State, dtype: Any) -> HandedOut:
         If a coefficient overflows ``dtype``.
     """
     coef, intercept = inputs.outer(state.weight, state.bias)
-    if np.dtype(dtype) == np.float64 and inputs.shift is None:
+    if np.dtype(dtype) == np.float64 and inputs.shift is None and inputs.scale is None:
         return HandedOut(coef, intercept, state.objective * state.scale, state.gap)
     with np.errstate(over="ignore"):
         coef, intercept = (part.astype(dtype).astype(np.float64) for part in (coef, intercept))
@@ -50,7 +50,8 @@ def hand_out(inputs: ProblemVariables, state: State, dtype: Any) -> HandedOut:
     point = inputs.inner((coef, intercept))
     assert point is not None
     assert state.point is not None
-    penalty = 0.5 * state.kappa * inner(coef, coef) / (2 if inputs.binomial else 1)
+    unit = inputs.penalised(coef)
+    penalty = 0.5 * state.kappa * inner(unit, unit) / (2 if inputs.binomial else 1)
     d, db = point[0] - state.weight, point[1] - state.bias
     loss = state.loss + inner(state.point.weight, d) + float(state.point.bias @ db)
     design, rise = state.problem.design, np.inf

@@ -6,7 +6,7 @@ penalised optimum lies: X = L Q with orthonormal rows Q, so W = V Q has the norm
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ LARGEST = {4: 1e18, 8: 1e150}  # by the bytes of a number
 FAR = 30.0  # of half a feature's range
 CHECKED_ROWS = 1 << 22  # numbers looked at together
 
-__all__ = ["ProblemVariables", "checked", "checked_rows", "far_from_zero"]
+__all__ = ["ProblemVariables", "checked", "checked_rows", "far_from_zero", "merged_deviations", "weighted_moments"]
 
 
 class ProblemVariables:
@@ -42,6 +42,8 @@ class ProblemVariables:
         The problem that is solved.
     shift : array (P,) or None
         Subtracted from the rows: coefficients W and intercepts b become W and b + W·shift.
+    scale : array (P,) or None
+        Multiplies what is left: coefficients become W / scale.
     basis : array (Q, P) or None
         Orthonormal basis of the row space in which it is solved; None: in the caller's features.
     binomial : bool
@@ -56,8 +58,9 @@ class ProblemVariables:
         basis: Float | None = None,
         whole: Callable[[], RowSums] | None = None,
         shift: Float | None = None,
+        scale: Float | None = None,
     ) -> None:
-        self.problem, self.basis, self._whole, self.shift = problem, basis, whole, shift
+        self.problem, self.basis, self._whole, self.shift, self.scale = problem, basis, whole, shift, scale
         self.binomial = problem.n_classes == 2
         self.preconditioner: Any = None
         self.last_weight, self.last_bias = np.zeros((0, 0)), np.zeros(0)
@@ -74,7 +77,7 @@ class ProblemVariables:
     def whole(self) -> ProblemVariables:
         """Return the problem in the caller's features; for one that is solved in a row space."""
         assert self._whole is not None
-        whole = ProblemVariables(self._whole(), shift=self.shift)
+        whole = ProblemVariables(self._whole(), shift=self.shift, scale=self.scale)
         whole.binomial = self.binomial
         return whole
 
@@ -95,6 +98,7 @@ class ProblemVariables:
             raise ValueError("start holds numbers that are not finite")
         if self.shift is not None:
             intercept = self._moved(intercept, coef, 1)
+        coef = self.penalised(coef)
         if self.binomial:
             coef, intercept = np.concatenate([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
         # Nothing depends on what all classes share, and solvers keep it at zero.
@@ -113,7 +117,13 @@ class ProblemVariables:
             weight, bias = weight[1:] - weight[:1], bias[1:] - bias[:1]
         else:
             weight, bias = weight - weight.mean(axis=0), (bias - bias.mean() if self.problem.fit_intercept else bias)
+        if self.scale is not None:
+            weight = weight * self.scale
         return weight, bias if self.shift is None else self._moved(bias, weight, -1)
+
+    def penalised(self, coef: Float) -> Float:
+        """Return the caller's coefficients in the unit in which they are penalised."""
+        return coef if self.scale is None else coef / self.scale
 
     def _moved(self, intercept: Float, coef: Float, sign: int) -> Float:
         """Return ``intercept ± coef @ shift``, rounded once where long double has more digits."""
@@ -134,6 +144,7 @@ def checked(
     max_memory: int | None,
     n_threads: int | None,
     reduce_rows: bool,
+    standardize: bool = False,
 ) -> ProblemVariables:
     """Check everything but C and the solver's options, and make the problem."""
     x, (least, most) = checked_rows(x)
@@ -153,16 +164,17 @@ def checked(
     if is_sparse(x) and n * x.shape[1] * n_classes <= SMALL:
         x = x.toarray()  # the solvers of little data take dense rows
     shift = far_from_zero(least, most) if fit_intercept else None
+    scale = 1 / merged_deviations([weighted_moments(x, a, least, most)]) if standardize else None
     make = partial(
         _problem, targets=y, n_classes=n_classes, sample_weight=a, class_weight=w,
-        label_smoothing=float(label_smoothing), offset=offset, shift=shift, fit_intercept=bool(fit_intercept),
-        max_memory=max_memory, n_threads=resolve_threads(n_threads),
-        small=None if _fits_float32(x, least, most, shift) else True,
+        label_smoothing=float(label_smoothing), offset=offset, shift=shift, scale=scale,
+        fit_intercept=bool(fit_intercept), max_memory=max_memory, n_threads=resolve_threads(n_threads),
+        small=None if standardize or _fits_float32(x, least, most, shift) else True,
     )  # fmt: skip
     space = None
     if reduce_rows and isinstance(x, np.ndarray) and n < x.shape[1] and n <= ROW_SPACE_ROWS:
-        space = _row_space(x if shift is None else x - shift)
-    problem = make(x) if space is None else make(space[0], shift=None)
+        space = _row_space((x if shift is None else x - shift) * (1.0 if scale is None else scale))
+    problem = make(x) if space is None else make(space[0], shift=None, scale=None)
     if a is not None and not a.any():
         raise ValueError("sample_weight is zero in every row: at least one weight must be positive")
     empty = np.flatnonzero(~(problem.class_mass > 0))
@@ -171,11 +183,11 @@ def checked(
             f"class {empty[0]} is empty: no row with a positive weight has it as its target, so its intercept has no "
             "optimum; leave the class out"
         )
-    return ProblemVariables(problem, None if space is None else space[1], partial(make, x), shift)
+    return ProblemVariables(problem, None if space is None else space[1], partial(make, x), shift, scale)
 
 
-def _problem(x: Any, *, n_classes: int, shift: Float | None, **options: Any) -> Problem:
-    return Problem(Design(x, n_classes, shift), n_classes=n_classes, **options)
+def _problem(x: Any, *, n_classes: int, shift: Float | None, scale: Float | None, **options: Any) -> Problem:
+    return Problem(Design(x, n_classes, shift, scale), n_classes=n_classes, **options)
 
 
 def checked_rows(x: Any) -> tuple[Any, tuple[Float, Float]]:
@@ -231,6 +243,50 @@ def _column_range(x: NDArray[Any]) -> tuple[Float, Float]:
         np.minimum(least, low, out=least)
         np.maximum(most, high, out=most)
     return least, most
+
+
+def weighted_moments(x: Any, sample_weight: Float | None, least: Float, most: Float) -> tuple[float, Float, Float]:
+    """Return Σ a, and the weighted mean and variance of each feature.
+
+    They are computed around the middle of the range and in its unit, so that features far from 0 keep their digits.
+    Sparse rows are not made dense: what they do not store is 0.
+    """
+    middle, half = (least + most) / 2, (most - least) / 2
+    if is_sparse(x):
+        half = np.zeros(x.shape[1])
+        np.maximum.at(half, x.indices, np.abs(x.data - middle[x.indices]))
+    half = np.where(half > 0, half, 1.0)
+    total, first, second, start = 0.0, np.zeros(len(half)), np.zeros(len(half)), 0
+    for block in x if isinstance(x, RowBlocks) else [x]:
+        step = max(1, CHECKED_ROWS // max(1, block.shape[1]))
+        for lo in range(0, block.shape[0], step):
+            part = block[lo : lo + step]
+            rows = part.shape[0]
+            a = np.ones(rows) if sample_weight is None else sample_weight[start : start + rows]
+            start, total = start + rows, total + float(a.sum())
+            if is_sparse(part):
+                unit = (part.data - middle[part.indices]) / half[part.indices]
+                each = np.repeat(a, np.diff(part.indptr))
+                first += np.bincount(part.indices, each * unit, len(half))
+                second += np.bincount(part.indices, each * unit**2, len(half))
+            else:
+                unit = (part - middle) / half
+                first += a @ unit
+                second += a @ unit**2
+    mean, square = (part / max(total, 1e-300) for part in (first, second))
+    variance = np.where(square - mean**2 > 1e-14, square - mean**2, 0.0)  # below that it is rounding
+    return total, middle + half * mean, half**2 * variance
+
+
+def merged_deviations(parts: Sequence[tuple[float, Float, Float]]) -> Float:
+    """Return the standard deviation of each feature from the `weighted_moments` of parts; 1 for a constant feature."""
+    total, mean, spread = parts[0][0], parts[0][1], parts[0][0] * parts[0][2]
+    for weight, there, variance in parts[1:]:
+        share = weight / max(total + weight, 1e-300)
+        spread = spread + weight * variance + total * share * (there - mean) ** 2
+        mean, total = mean + share * (there - mean), total + weight
+    variance = spread / max(total, 1e-300)
+    return np.asarray(np.where(variance > 1e-30 * mean**2, np.sqrt(variance), 1.0))
 
 
 def far_from_zero(least: Float, most: Float) -> Float | None:

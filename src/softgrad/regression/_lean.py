@@ -116,7 +116,7 @@ class Table:
         n, p = design.n_rows, design.n_features
         self.free, self.width, self.padded = problem.fit_intercept, p + int(problem.fit_intercept), max(p, lanes)
         self.ones = np.ones((n, max(self.width, self.padded)))  # rows, a column of ones for the intercept, zeros
-        np.subtract(design.x, 0.0 if design.shift is None else design.shift, out=self.ones[:, :p])
+        self.ones[:, :p] = design.transformed(design.x)
         self.ones[:, self.width :] = 0
         self.x = self.ones[:, : self.width]
         assert problem.scores is not None

@@ -106,6 +106,7 @@ def softmax_path(
     start: tuple[ArrayLike, ArrayLike] | None = None,
     callback: Callable[[Progress], Any] | None = None,
     coef_dtype: Any = np.float64,
+    standardize: bool = False,
 ) -> PathResult:
     """Fit every C, from the smallest on, each from the fits before it; one preconditioner serves them all.
 
@@ -124,6 +125,8 @@ def softmax_path(
     callback : callable (Progress), optional
         As in :func:`fit`, for every C.
     coef_dtype : dtype
+        As in :func:`fit`.
+    standardize : bool
         As in :func:`fit`.
 
     Returns
@@ -168,6 +171,7 @@ def softmax_path(
         max_memory=max_memory,
         n_threads=n_threads,
         reduce_rows=solver == "auto",
+        standardize=standardize,
     )
     with single_threaded_blas():
         options = _Options(solver, tol, max_iter, callback, coef_dtype)
@@ -264,6 +268,7 @@ def cross_validate_path(
     whole_path: bool = True,
     keep_folds: bool = True,
     coef_dtype: Any = np.float64,
+    standardize: bool = False,
 ) -> CrossValidation:
     """The path of all rows, and of every fold, which follows it.
 
@@ -291,6 +296,8 @@ def cross_validate_path(
         Whether the coefficients of the folds are part of the result; without them their arrays are empty.
     coef_dtype : dtype
         As in :func:`fit`, for every fit.
+    standardize : bool
+        As in :func:`fit`; each fold has the deviations of its own rows.
 
     Returns
     -------
@@ -308,7 +315,7 @@ def cross_validate_path(
     inputs = checked(
         x, y, n_classes, sample_weight=sample_weight, class_weight=class_weight, label_smoothing=label_smoothing,
         offset=offset, fit_intercept=fit_intercept, max_memory=max_memory, n_threads=n_threads,
-        reduce_rows=solver == "auto",
+        reduce_rows=solver == "auto", standardize=standardize,
     )  # fmt: skip
     for c in values:
         check_options(float(c), solver, tol, max_iter)
@@ -321,7 +328,9 @@ def cross_validate_path(
     runs = [
         _Fold(x, y, a, w, shift, n_classes, np.asarray(train), np.asarray(test), len(folds)) for train, test in folds
     ]
-    fits = [run.fits(values, options, label_smoothing, fit_intercept, max_memory, n_threads) for run in runs]
+    fits = [
+        run.fits(values, options, label_smoothing, fit_intercept, max_memory, n_threads, standardize) for run in runs
+    ]
     free, shape = 1 if n_classes == 2 else n_classes, (len(folds), len(values))
     features = (inputs.problem.design.n_features if inputs.basis is None else inputs.basis.shape[1],)
     held = shape if keep_folds else (0, 0)
@@ -426,6 +435,7 @@ class _Fold:
         fit_intercept: bool,
         max_memory: int | None,
         n_threads: int | None,
+        standardize: bool,
     ) -> Any:
         """Coefficients of all classes at one C after the other, and the passes they took."""
         k, present = self.n_classes, self.present
@@ -436,7 +446,7 @@ class _Fold:
         inputs = self.inputs = checked(
             self.rows, self.targets, len(present), sample_weight=self.weight, class_weight=self.class_weight,
             label_smoothing=smoothing, offset=self.offset, fit_intercept=fit_intercept, max_memory=max_memory,
-            n_threads=n_threads, reduce_rows=options.solver == "auto",
+            n_threads=n_threads, reduce_rows=options.solver == "auto", standardize=standardize,
         )  # fmt: skip
         inputs.binomial = k == 2
         self._take()

@@ -50,6 +50,10 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
         As in :class:`SoftmaxRegression`; "balanced" by the whole data, in every fold.
     label_smoothing : float, default=0.0
         As in :class:`SoftmaxRegression`; scores are of the labels as they are.
+    standardize : bool, default=False
+        Penalise each coefficient in the unit of its feature's standard deviation s_j, weighted by rows:
+        ½ Σ (s_j W_kj)². That is a fit after :class:`sklearn.preprocessing.StandardScaler`, with ``coef_`` for the
+        features as they are. Sparse X is not made dense.
     solver : str, default="auto"
         As in :class:`SoftmaxRegression`.
     tol : float, default=1e-6
@@ -111,6 +115,7 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
         fit_intercept: bool = True,
         class_weight: dict[Any, float] | str | None = None,
         label_smoothing: float = 0.0,
+        standardize: bool = False,
         solver: str = "auto",
         tol: float = 1e-6,
         max_iter: int = 1000,
@@ -127,6 +132,7 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
+        self.standardize = standardize
         self.solver = solver
         self.tol = tol
         self.max_iter = max_iter
@@ -185,7 +191,7 @@ class SoftmaxRegressionCV(SoftmaxClassifier):
         score = fold_score(self.scoring, data, to_scorer)
         options = SolverOptions(
             np.nan, self.tol, self.max_iter, self.fit_intercept, self.label_smoothing, self.solver, self.max_memory,
-            self.n_threads,
+            self.n_threads, self.standardize,
         )  # fmt: skip
         paths, monitor = fit_paths(self, data, Cs, folds, score, options, callback=callback, early_stop=self.early_stop)
         self._keep(data, paths)

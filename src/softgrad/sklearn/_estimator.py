@@ -37,6 +37,10 @@ class SoftmaxRegression(SoftmaxClassifier):
         ``Σ_k t_k / (n_classes · t_k)`` with ``t_k = Σ_i a_i y_ik``.
     label_smoothing : float, default=0.0
         ε in [0, 1]: the part of every target that is spread evenly over all classes.
+    standardize : bool, default=False
+        Penalise each coefficient in the unit of its feature's standard deviation s_j, weighted by rows:
+        ½ Σ (s_j W_kj)². That is a fit after :class:`sklearn.preprocessing.StandardScaler`, with ``coef_`` for the
+        features as they are. Sparse X is not made dense.
     solver : str, default="auto"
         The solver of :func:`softgrad.regression.fit`; "auto" chooses by the shape of the data.
     tol : float, default=1e-6
@@ -113,6 +117,7 @@ class SoftmaxRegression(SoftmaxClassifier):
         fit_intercept: bool = True,
         class_weight: dict[Any, float] | str | None = None,
         label_smoothing: float = 0.0,
+        standardize: bool = False,
         solver: str = "auto",
         tol: float = 1e-6,
         max_iter: int = 1000,
@@ -126,6 +131,7 @@ class SoftmaxRegression(SoftmaxClassifier):
         self.fit_intercept = fit_intercept
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
+        self.standardize = standardize
         self.solver = solver
         self.tol = tol
         self.max_iter = max_iter
@@ -194,7 +200,7 @@ class SoftmaxRegression(SoftmaxClassifier):
         data = read_data(self, X, y, sample_weight, offset, classes)
         options = SolverOptions(
             self.C, self.tol, self.max_iter, self.fit_intercept, self.label_smoothing, self.solver, self.max_memory,
-            self.n_threads,
+            self.n_threads, self.standardize,
         )  # fmt: skip
         fit_and_keep(self, data, options, warm_start(self, data.targets.classes), callback)
         return self

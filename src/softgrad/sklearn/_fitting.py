@@ -35,6 +35,7 @@ class SolverOptions:
     solver: str = "auto"
     max_memory: int | None = None
     n_threads: int | None = None
+    standardize: bool = False
 
     def fit(self, x: Any, arguments: dict[str, Any], support: ClassSupport, start: Any, callback: Any) -> Any:
         """Call the fit; its result is of the classes of ``support``."""
@@ -50,6 +51,7 @@ class SolverOptions:
             start=start,
             callback=callback,
             coef_dtype=x.dtype,
+            standardize=self.standardize,
         )
 
 

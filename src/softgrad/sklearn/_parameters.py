@@ -78,6 +78,7 @@ _RULES: Rules = {
     "C": (lambda v: is_real(v) and v > 0, "a positive number (inf for no penalty)"),
     "class_weight": (_is_class_weight, 'None, a dict of label and weight, or "balanced"'),
     "label_smoothing": (lambda v: is_real(v) and 0 <= v <= 1, "in [0, 1]"),
+    "standardize": (lambda v: isinstance(v, bool | np.bool_), "True or False"),
     "solver": (lambda v: isinstance(v, str), 'the name of a solver, or "auto"'),
     "tol": (lambda v: is_real(v) and 0 < v < np.inf, "a positive number"),
     "max_iter": (is_count, "an integer of at least 1"),

@@ -132,6 +132,7 @@ def fit_paths(
         callback=iterations,
         early_stop=early_stop,
         coef_dtype=data.x.dtype,
+        standardize=options.standardize,
     )
     path = found.path
     coefs, intercepts = support.expand(path.coefs, path.intercepts)
