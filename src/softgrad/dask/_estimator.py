@@ -36,8 +36,9 @@ class SoftmaxRegression(_InMemory):
 
     Parameters
     ----------
-    C, fit_intercept, class_weight, label_smoothing, standardize, solver, tol, max_iter, warm_start, random_state,
-    verbose
+    C, fit_intercept, class_weight, label_smoothing, standardize, solver, tol, max_iter
+        As of :class:`softgrad.sklearn.SoftmaxRegression`.
+    warm_start, random_state, verbose
         As of :class:`softgrad.sklearn.SoftmaxRegression`.
     max_memory : int, default=None
         Bytes, in all workers together, for arrays of the shape (n_rows, n_classes) that are kept beside the blocks; by

@@ -256,7 +256,7 @@ def solve(
         if given is inputs and inputs.basis is not None:
             given, state = in_features(inputs, state)
         elif problem.small and not np.isfinite(state.gap):
-            state.finish()  # small problems have a bound only where it may end the fit
+            state.bound_here()  # small problems have a bound only where it may end the fit
         raise FitInterrupted(_result(given, state, chosen, "interrupted", coef_dtype)) from interrupt
     except FloatingPointError as error:
         raise ValueError(

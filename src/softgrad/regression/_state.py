@@ -217,6 +217,14 @@ class State:
         self.iteration, self.history, self.started = other.iteration, other.history, other.started
         self.passes_before = self.problem.passes - (other.problem.passes - other.passes_before)
 
+    def bound_here(self) -> None:
+        """Raise the bound of the optimum by the dual value at the point, which stays as it is."""
+        if self.kappa > 0:
+            found = self.problem.gradient(self.weight, self.bias, precise=True)
+            value = dual_value(self.problem, self.kappa, found.entropy, found.weight, found.bias)
+            self.bound = max(self.bound, value)
+            self.gap = self.relative(self.bound)
+
     def try_again(self) -> None:
         """Go on with another solver where one made no progress."""
         self.stalled, self.since_best, self.proofs = False, 0, 0
