@@ -31,7 +31,7 @@ Float = NDArray[np.float64]
 Single = NDArray[np.float32]
 
 EXACT_PARAMETERS = 100  # up to these the Hessian costs less than the products that would replace it
-EXACT_WORK = 2e7  # multiplications of its sum over the rows
+EXACT_WORK = 5e6  # multiplications of its sum over the rows; beyond, products in float32 cost less
 CG_WORK = 5e7  # P³ K of the blocks' factors, above which blocks of a sample in the general solver are cheaper
 MOST_STEPS = 60
 MOST_HALVINGS = 12
