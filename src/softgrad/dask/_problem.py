@@ -36,6 +36,7 @@ class Shape:
         dtype: Any,
         *,
         sparse: bool,
+        reach: float,
         column_reach: Float,
         shift: Float | None,
         scale: Float | None,
@@ -45,6 +46,7 @@ class Shape:
         self.n_rows, self.n_features, self.dtype = int(self.edges[-1]), n_features, np.dtype(dtype)
         self.sparse, self.in_memory = sparse, True
         self._column_reach, self.shift, self.scale, self.stored = column_reach, shift, scale, stored
+        self._reach = min(reach, float(np.sqrt((column_reach**2).sum())) * (1 + 1e-9))
         self.blocks: Sequence[Any] = ()
         self.sample: Any = None  # fetches rows, once
         self._top: Array | None = None
@@ -54,9 +56,8 @@ class Shape:
         return np.zeros((k, self.n_features))
 
     def reach(self) -> float:
-        """Return an upper bound of the length of every row; for sparse rows each feature's reach is such a bound."""
-        reach = self._column_reach
-        return float(reach.max(initial=0.0)) if self.sparse else float(np.sqrt((reach**2).sum())) * (1 + 1e-9)
+        """Return an upper bound of the length of every row."""
+        return self._reach
 
     def column_reach(self) -> Array:
         """Return an upper bound of the absolute values of each feature."""

@@ -13,7 +13,7 @@ from softgrad.dask._collections import Parts
 from softgrad.dask._graph import collect, each, keep, let_go
 from softgrad.dask._problem import Remote, Shape
 from softgrad.dask._rows import BlockSummary, make, moments, summary
-from softgrad.regression._inputs import far_from_zero, merged_deviations
+from softgrad.regression._inputs import far_from_zero, standard_deviations
 from softgrad.regression._problem import SMALL, STORED
 from softgrad.sklearn._class_support import ClassSupport, supported
 from softgrad.sklearn._targets import FitTargets
@@ -58,17 +58,16 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
     lengths = [one.n_rows for one in found]
     n, p = sum(lengths), first.n_features
     small = n * p * k <= SMALL
-    reach, shift = np.full(p, max(one.reach for one in found)), None
-    if not first.sparse:
-        least = np.min([one.least for one in found if one.least is not None], axis=0)
-        most = np.max([one.most for one in found if one.most is not None], axis=0)
-        shift = far_from_zero(least, most) if estimator.fit_intercept else None
-        middle = 0.0 if shift is None else shift
-        reach = np.maximum(most - middle, middle - least)
+    least = np.min([one.least for one in found if one.least is not None], axis=0)
+    most = np.max([one.most for one in found if one.most is not None], axis=0)
+    shift = far_from_zero(least, most) if estimator.fit_intercept else None
+    middle = 0.0 if shift is None else shift
+    column_reach = np.maximum(most - middle, middle - least)
+    reach = max(one.reach for one in found) if first.sparse and shift is None else np.inf
     scale = None
     if estimator.standardize:
-        scale = 1 / merged_deviations(collect(each("moments", moments, rows)))
-        reach = reach * (scale.max() if first.sparse else scale)
+        scale = 1 / standard_deviations(collect(each("moments", moments, rows)))
+        column_reach, reach = column_reach * scale, reach * float(scale.max())
     model = SharedModel(
         n, k, weight, float(estimator.label_smoothing), bool(estimator.fit_intercept), small,
         _arrays(estimator, n, k, small, sum(one.n_bytes for one in found)), estimator.n_threads or 1, shift, scale,
@@ -79,7 +78,7 @@ def read_blocks(estimator: Any, parts: Parts, columns: list[Any] | None, classes
         let_go(rows)  # what the blocks are made of goes on with them
     shape = Shape(
         lengths, p, first.dtype, sparse=first.sparse and not small,
-        column_reach=reach, shift=shift, scale=scale, stored=sum(one.stored for one in found),
+        reach=reach, column_reach=column_reach, shift=shift, scale=scale, stored=sum(one.stored for one in found),
     )  # fmt: skip
     w = np.ones(k) if weight is None else weight
     mass = (1 - model.label_smoothing) * w * targets.totals[support.index]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from softgrad.dask._block import Block, SharedModel
 from softgrad.regression._blocks import as_block, check_finite
-from softgrad.regression._inputs import checked_rows, weighted_moments
+from softgrad.regression._inputs import checked_rows, feature_range, weighted_moments
 from softgrad.regression._sparse import is_sparse, longest
 from softgrad.sklearn._class_support import ClassSupport
 from softgrad.sklearn._targets import is_missing, soft_values
@@ -56,7 +56,7 @@ class BlockSummary:
     sparse: bool = False
     known: Array | None = None
     totals: Float | None = None
-    least: Float | None = None  # of each feature of dense rows
+    least: Float | None = None  # of each feature
     most: Float | None = None
     reach: float = 0.0  # of sparse rows: no row is longer
     n_bytes: int = 0
@@ -156,14 +156,12 @@ def summary(rows: BlockRows | BlockSummary, *_: Any) -> BlockSummary:
         totals: Float = np.asarray(a @ rows.labels.astype(np.float64))
     else:
         totals = np.bincount(rows.labels, weights=a, minlength=len(rows.known)).astype(np.float64)
-    least = most = None
+    least, most = feature_range(rows.x)
     reach = 0.0
     if is_sparse(rows.x):
         reach = float(np.sqrt(longest(rows.x, None) if n else 0.0)) * (1 + 1e-9)
         size = rows.x.data.nbytes + rows.x.indices.nbytes
     else:
-        least = rows.x.min(axis=0, initial=np.inf).astype(np.float64)
-        most = rows.x.max(axis=0, initial=-np.inf).astype(np.float64)
         size = rows.x.nbytes
     columns = 0 if rows.offset is None else 1 if rows.offset.ndim == 1 else rows.offset.shape[1]
     stored = int(rows.x.nnz) if is_sparse(rows.x) else n * p
@@ -175,11 +173,7 @@ def summary(rows: BlockRows | BlockSummary, *_: Any) -> BlockSummary:
 
 def moments(rows: BlockRows, *_: Any) -> tuple[float, Float, Float]:
     """Return the weight of the rows of a block, and the mean and variance of each feature."""
-    if is_sparse(rows.x):
-        least = most = np.zeros(rows.x.shape[1])
-    else:
-        least, most = (np.asarray(f(axis=0), dtype=np.float64) for f in (rows.x.min, rows.x.max))
-    return weighted_moments(rows.x, rows.weight, least, most)
+    return weighted_moments(rows.x, rows.weight)
 
 
 def make(rows: BlockRows, shared: tuple[SharedModel, Array, ClassSupport]) -> Block:

@@ -102,9 +102,11 @@ class Design:
         Width of the scores, which bounds the tiles.
     shift : array (P,), optional
         Subtracted from each row, in float64, as its tile is made: all that is computed here is of the shifted rows. Of
-        sparse rows only features that every row stores may have one, and the numbers that they store are copied.
+        sparse rows only features that every row stores may have one.
     scale : array (P,), optional
         Multiplies what is left.
+
+    Sparse rows in memory are shifted and scaled once, as a copy; those of a stream as they are read.
     """
 
     def __init__(
@@ -117,15 +119,9 @@ class Design:
         if scale is not None and shift is None:
             shift = np.zeros_like(scale)
         self.shift, self.scale = shift, scale
-        if shift is not None and is_sparse(x):
-            stored = x.data - shift[x.indices]
-            if scale is not None:
-                stored *= scale[x.indices]
-            x = type(x)((stored.astype(x.dtype), x.indices, x.indptr), shape=x.shape)
-            self.shift = self.scale = None  # no longer to be applied
-        self.x = x
         self.stream = isinstance(x, RowBlocks)
         self.sparse = bool(is_sparse(next(iter(x)) if self.stream else x))
+        self.x = self.transformed(x) if self.sparse and not self.stream else x
         self.n_rows, self.n_features = (x.n_rows, x.n_features) if self.stream else x.shape
         self.dtype = np.dtype(x.dtype)
         self.n_classes = n_classes
@@ -156,16 +152,17 @@ class Design:
         return [(rows * i // count, rows * (i + 1) // count) for i in range(count)]
 
     def _blocks(self) -> Iterator[tuple[int, Any]]:
+        """Yield the first row and the rows of each block; sparse ones transformed, dense ones as they are."""
         if not self.stream:
             yield 0, self.x
             return
         first = 0
         for block in self.x:
-            yield first, block
+            yield first, self.transformed(block) if self.sparse else block
             first += block.shape[0]
 
     def _tile(self, block: Any, lo: int, hi: int, dtype: Any, slot: Slot, stored: bool) -> Any:
-        if self.shift is not None:
+        if self.shift is not None and not self.sparse:
             if dtype == np.float32 and block is self.x and self.in_memory and block.dtype == np.float64:
                 return self.single()[lo:hi]
             tile = slot.scratch("x", hi - lo, self.n_features, dtype)
@@ -248,10 +245,23 @@ class Design:
             return self._single
 
     def transformed(self, rows: Any) -> Any:
-        """Return rows of X, shifted and scaled."""
+        """Return rows of X, shifted and scaled, sparse ones in their type."""
         if self.shift is None:
             return rows
-        return rows - self.shift if self.scale is None else (rows - self.shift) * self.scale
+        if not is_sparse(rows):
+            return rows - self.shift if self.scale is None else (rows - self.shift) * self.scale
+        if not rows.has_canonical_format:
+            rows = rows.copy()
+            rows.sum_duplicates()
+        stored = rows.data - self.shift[rows.indices]
+        if self.scale is not None:
+            stored *= self.scale[rows.indices]
+        return type(rows)((stored.astype(rows.dtype), rows.indices, rows.indptr), shape=rows.shape)
+
+    def _dense(self, rows: Any, dtype: Any) -> Array:
+        """Return rows of a block of `_blocks` as an array."""
+        with np.errstate(over="ignore"):  # float32 preconditioners judge the result by its value
+            return np.asarray(rows.toarray() if is_sparse(rows) else self.transformed(rows), dtype=dtype)
 
     def turned(self) -> Turned:
         """Sparse rows in memory by features."""
@@ -292,8 +302,8 @@ class Design:
         if self._column_reach is None:
             most = np.zeros(self.n_features)
             for _, block in self._blocks():
-                for lo, hi in [(0, block.shape[0])] if is_sparse(block) else self.edges(block.shape[0]):
-                    part = abs(self.transformed(block[lo:hi])).max(axis=0)
+                for lo, hi in [(0, block.shape[0])] if self.sparse else self.edges(block.shape[0]):
+                    part = abs(block if self.sparse else self.transformed(block[lo:hi])).max(axis=0)
                     np.maximum(most, part.toarray().ravel() if is_sparse(part) else part, out=most)
             self._column_reach = most
         return self._column_reach
@@ -301,15 +311,12 @@ class Design:
     def rows(self, index: Array, dtype: Any) -> Array:
         """Some rows, dense, in memory: a sample."""
         if not self.stream:
-            part = self.x[index]
-            with np.errstate(over="ignore"):  # float32 preconditioners judge the result by its value
-                return np.asarray(part.toarray() if is_sparse(part) else self.transformed(part), dtype=dtype)
+            return self._dense(self.x[index], dtype)
         parts = []
         for first, block in self._blocks():
             inside = index[(index >= first) & (index < first + block.shape[0])] - first
             if len(inside):
-                part = block[inside]
-                parts.append(np.asarray(part.toarray() if is_sparse(part) else self.transformed(part), dtype=dtype))
+                parts.append(self._dense(block[inside], dtype))
         return np.concatenate(parts)
 
 

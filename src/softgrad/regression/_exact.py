@@ -20,8 +20,9 @@ Array = NDArray[Any]
 Float = NDArray[np.float64]
 
 SAMPLE = 64  # rows for each parameter
+MOST_PARAMETERS = 100  # up to these the Hessian costs less than the products that would replace it
 
-__all__ = ["Exact"]
+__all__ = ["MOST_PARAMETERS", "Exact"]
 
 
 class Exact:

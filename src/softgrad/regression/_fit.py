@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softgrad._core.blas import single_threaded_blas
-from softgrad.regression._exact import Exact
+from softgrad.regression._exact import MOST_PARAMETERS, Exact
 from softgrad.regression._handout import hand_out
 from softgrad.regression._inputs import ProblemVariables, checked
 from softgrad.regression._lbfgs import lbfgs
@@ -23,7 +23,6 @@ from softgrad.regression._truncated import Truncated
 
 Float = NDArray[np.float64]
 
-NEWTON_PARAMETERS = 100  # up to these the exact Hessian costs less than the products that would replace it
 SWITCH_PARAMETERS = 1500  # up to these it is the way out where the preconditioner does not fit the data
 SOLVERS = ("auto", "newton-cg", "newton", "lbfgs")
 
@@ -273,9 +272,9 @@ def run(problem: RowSums, state: State, solver: str) -> str:
     if exact:
         state.patience = max(60, parameters // 2)
     if fits(problem, state, solver) and lean(problem, state):
-        return "newton" if parameters <= NEWTON_PARAMETERS else "newton-cg"
+        return "newton" if parameters <= MOST_PARAMETERS else "newton-cg"
     if solver == "auto":
-        solver = "newton" if exact and parameters <= NEWTON_PARAMETERS else "newton-cg"
+        solver = "newton" if exact and parameters <= MOST_PARAMETERS else "newton-cg"
     if solver == "lbfgs":
         lbfgs(problem, state)
     else:

@@ -30,7 +30,15 @@ LARGEST = {4: 1e18, 8: 1e150}  # by the bytes of a number
 FAR = 30.0  # of half a feature's range
 CHECKED_ROWS = 1 << 22  # numbers looked at together
 
-__all__ = ["ProblemVariables", "checked", "checked_rows", "far_from_zero", "merged_deviations", "weighted_moments"]
+__all__ = [
+    "ProblemVariables",
+    "checked",
+    "checked_rows",
+    "far_from_zero",
+    "feature_range",
+    "standard_deviations",
+    "weighted_moments",
+]
 
 
 class ProblemVariables:
@@ -164,12 +172,12 @@ def checked(
     if is_sparse(x) and n * x.shape[1] * n_classes <= SMALL:
         x = x.toarray()  # the solvers of little data take dense rows
     shift = far_from_zero(least, most) if fit_intercept else None
-    scale = 1 / merged_deviations([weighted_moments(x, a, least, most)]) if standardize else None
+    scale = 1 / _deviations(x, a) if standardize else None
     make = partial(
         _problem, targets=y, n_classes=n_classes, sample_weight=a, class_weight=w,
         label_smoothing=float(label_smoothing), offset=offset, shift=shift, scale=scale,
         fit_intercept=bool(fit_intercept), max_memory=max_memory, n_threads=resolve_threads(n_threads),
-        small=None if standardize or _fits_float32(x, least, most, shift) else True,
+        small=None if standardize or _fits_float32(least, most, shift) else True,
     )  # fmt: skip
     space = None
     if reduce_rows and isinstance(x, np.ndarray) and n < x.shape[1] and n <= ROW_SPACE_ROWS:
@@ -191,9 +199,9 @@ def _problem(x: Any, *, n_classes: int, shift: Float | None, scale: Float | None
 
 
 def checked_rows(x: Any) -> tuple[Any, tuple[Float, Float]]:
-    """Return the rows, sparse ones as a CSR array, and the least and largest value of each feature.
+    """Return the rows, sparse ones as a CSR array, and the least and largest value of each feature (`feature_range`).
 
-    The values of a block stand for those of a `RowBlocks`; a feature that a sparse row does not store has 0 for both.
+    Of dense `RowBlocks` the first block stands for all; sparse ones are read once.
 
     Raises
     ------
@@ -201,8 +209,13 @@ def checked_rows(x: Any) -> tuple[Any, tuple[Float, Float]]:
         If a number is not finite or so large that its square overflows.
     """
     if isinstance(x, RowBlocks):
-        block = next(iter(x))
-        return x, (np.zeros(x.n_features),) * 2 if is_sparse(block) else _column_range(block)
+        blocks = iter(x)
+        first = next(blocks)
+        least, most = feature_range(first)
+        for block in blocks if is_sparse(first) else ():
+            low, high = feature_range(block)
+            least, most = np.minimum(least, low), np.maximum(most, high)
+        return x, (least, most)
     if is_sparse(x):
         if x.dtype not in (np.float32, np.float64) or x.ndim != 2:
             raise ValueError(f"x must be float32 or float64, not {x.dtype}")
@@ -212,21 +225,29 @@ def checked_rows(x: Any) -> tuple[Any, tuple[Float, Float]]:
         if bad.size:
             row = int(np.searchsorted(x.indptr, bad[0], side="right")) - 1
             raise ValueError(f"x[{row}, {x.indices[bad[0]]}] is {x.data[bad[0]]}: the rows must be finite")
-        least, most = np.zeros(x.shape[1]), np.zeros(x.shape[1])
-        stored = np.flatnonzero(np.bincount(x.indices, minlength=x.shape[1]) == x.shape[0])
-        if stored.size and x.has_canonical_format:
-            part = x[:, stored].toarray()
-            least[stored], most[stored] = part.min(axis=0, initial=np.inf), part.max(axis=0, initial=-np.inf)
-        return x, (least, most)
+        return x, feature_range(x)
     x = np.asarray(x) if not isinstance(x, np.ndarray) else x
     if x.ndim != 2 or x.dtype not in (np.float32, np.float64):
         raise ValueError(f"x must be a float32 or float64 array (N, P), not {x.dtype} of shape {x.shape}")
-    return x, _column_range(x)
+    return x, feature_range(x)
 
 
-def _column_range(x: NDArray[Any]) -> tuple[Float, Float]:
-    """Return the least and the largest value of each feature of dense rows, all of them finite."""
+def feature_range(x: Any) -> tuple[Float, Float]:
+    """Return the least and the largest value of each feature of an array or a CSR matrix, dense rows checked.
+
+    What sparse rows do not store is 0. Of no rows they are infinity and -infinity.
+    """
     least, most = np.full(x.shape[1], np.inf), np.full(x.shape[1], -np.inf)
+    if is_sparse(x):
+        columns = x.tocsc()
+        columns.sum_duplicates()
+        some = np.flatnonzero(np.diff(columns.indptr))
+        if some.size:
+            least[some] = np.minimum.reduceat(columns.data, columns.indptr[some])
+            most[some] = np.maximum.reduceat(columns.data, columns.indptr[some])
+        holey = np.diff(columns.indptr) < x.shape[0]
+        least[holey], most[holey] = np.minimum(least[holey], 0), np.maximum(most[holey], 0)
+        return least, most
     step = max(1, CHECKED_ROWS // max(1, x.shape[1]))
     for lo in range(0, len(x) if x.shape[1] else 0, step):
         part = x[lo : lo + step]
@@ -245,48 +266,57 @@ def _column_range(x: NDArray[Any]) -> tuple[Float, Float]:
     return least, most
 
 
-def weighted_moments(x: Any, sample_weight: Float | None, least: Float, most: Float) -> tuple[float, Float, Float]:
-    """Return Σ a, and the weighted mean and variance of each feature.
-
-    They are computed around the middle of the range and in its unit, so that features far from 0 keep their digits.
-    Sparse rows are not made dense: what they do not store is 0.
-    """
-    middle, half = (least + most) / 2, (most - least) / 2
-    if is_sparse(x):
-        half = np.zeros(x.shape[1])
-        np.maximum.at(half, x.indices, np.abs(x.data - middle[x.indices]))
-    half = np.where(half > 0, half, 1.0)
-    total, first, second, start = 0.0, np.zeros(len(half)), np.zeros(len(half)), 0
-    for block in x if isinstance(x, RowBlocks) else [x]:
-        step = max(1, CHECKED_ROWS // max(1, block.shape[1]))
-        for lo in range(0, block.shape[0], step):
-            part = block[lo : lo + step]
-            rows = part.shape[0]
-            a = np.ones(rows) if sample_weight is None else sample_weight[start : start + rows]
-            start, total = start + rows, total + float(a.sum())
-            if is_sparse(part):
-                unit = (part.data - middle[part.indices]) / half[part.indices]
-                each = np.repeat(a, np.diff(part.indptr))
-                first += np.bincount(part.indices, each * unit, len(half))
-                second += np.bincount(part.indices, each * unit**2, len(half))
-            else:
-                unit = (part - middle) / half
-                first += a @ unit
-                second += a @ unit**2
-    mean, square = (part / max(total, 1e-300) for part in (first, second))
-    variance = np.where(square - mean**2 > 1e-14, square - mean**2, 0.0)  # below that it is rounding
-    return total, middle + half * mean, half**2 * variance
-
-
-def merged_deviations(parts: Sequence[tuple[float, Float, Float]]) -> Float:
-    """Return the standard deviation of each feature from the `weighted_moments` of parts; 1 for a constant feature."""
-    total, mean, spread = parts[0][0], parts[0][1], parts[0][0] * parts[0][2]
-    for weight, there, variance in parts[1:]:
+def standard_deviations(moments: Sequence[tuple[float, Float, Float]]) -> Float:
+    """Return the standard deviation of each feature from the `weighted_moments` of blocks; 1 for a constant feature."""
+    total, mean, variance = moments[0]
+    spread = total * variance
+    for weight, there, variance in moments[1:]:
         share = weight / max(total + weight, 1e-300)
         spread = spread + weight * variance + total * share * (there - mean) ** 2
         mean, total = mean + share * (there - mean), total + weight
     variance = spread / max(total, 1e-300)
     return np.asarray(np.where(variance > 1e-30 * mean**2, np.sqrt(variance), 1.0))
+
+
+def weighted_moments(x: Any, sample_weight: Float | None) -> tuple[float, Float, Float]:
+    """Return Σ a, and the weighted mean and variance of each feature of an array or a CSR matrix.
+
+    They are computed around the middle of the range and in its unit, so that features far from 0 keep their digits.
+    Sparse rows are not made dense: only features without a 0, which every row stores, are moved.
+    """
+    least, most = feature_range(x)
+    middle = (least + most) / 2
+    if is_sparse(x):
+        middle = np.where((least > 0) | (most < 0), middle, 0.0)
+    half = np.maximum(most - middle, middle - least)
+    half = np.where(half > 0, half, 1.0)
+    a = np.ones(x.shape[0]) if sample_weight is None else sample_weight
+    first, second = np.zeros(len(half)), np.zeros(len(half))
+    if is_sparse(x):
+        unit = (x.data - middle[x.indices]) / half[x.indices]
+        each = np.repeat(a, np.diff(x.indptr))
+        first += np.bincount(x.indices, each * unit, len(half))
+        second += np.bincount(x.indices, each * unit**2, len(half))
+    else:
+        step = max(1, CHECKED_ROWS // max(1, x.shape[1]))
+        for lo in range(0, x.shape[0], step):
+            unit = (x[lo : lo + step] - middle) / half
+            first += a[lo : lo + step] @ unit
+            second += a[lo : lo + step] @ unit**2
+    total = float(a.sum())
+    mean, square = (part / max(total, 1e-300) for part in (first, second))
+    variance = np.where(square - mean**2 > 1e-14, square - mean**2, 0.0)  # below that it is rounding
+    return total, middle + half * mean, half**2 * variance
+
+
+def _deviations(x: Any, sample_weight: Float | None) -> Float:
+    """Return the `standard_deviations` of the features of all rows."""
+    moments, start = [], 0
+    for block in x if isinstance(x, RowBlocks) else [x]:
+        stop = start + block.shape[0]
+        moments.append(weighted_moments(block, None if sample_weight is None else sample_weight[start:stop]))
+        start = stop
+    return standard_deviations(moments)
 
 
 def far_from_zero(least: Float, most: Float) -> Float | None:
@@ -300,17 +330,10 @@ def far_from_zero(least: Float, most: Float) -> Float | None:
     return np.where(far, middle, 0.0) if far.any() else None
 
 
-def _fits_float32(x: Any, least: Float, most: Float, shift: Float | None) -> bool:
-    """Return whether the squares of features neither overflow nor vanish in float32; of a block, one for all."""
-    if is_sparse(x):
-        sizes = np.abs(x.data)
-        reach = sizes[sizes > 0]
-        if reach.size and reach.min() < 1 / LARGEST[4]:
-            reach = np.zeros(x.shape[1])
-            np.maximum.at(reach, x.indices, sizes)
-    else:
-        shift = np.zeros_like(least) if shift is None else shift
-        reach = np.maximum(most - shift, shift - least)
+def _fits_float32(least: Float, most: Float, shift: Float | None) -> bool:
+    """Return whether the squares of features neither overflow nor vanish in float32."""
+    middle = 0.0 if shift is None else shift
+    reach = np.maximum(most - middle, middle - least)
     reach = reach[reach > 0]
     return not reach.size or bool(reach.max() <= LARGEST[4] and reach.min() >= 1 / LARGEST[4])
 

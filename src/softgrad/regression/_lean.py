@@ -20,6 +20,7 @@ from scipy.special import xlogy
 
 from softgrad._core import backend
 from softgrad.regression._certificate import dual_value
+from softgrad.regression._exact import MOST_PARAMETERS
 from softgrad.regression._layout import inner
 from softgrad.regression._problem import Problem
 from softgrad.regression._row_sums import LossAtPoint, RowSums
@@ -30,7 +31,6 @@ Array = NDArray[Any]
 Float = NDArray[np.float64]
 Single = NDArray[np.float32]
 
-EXACT_PARAMETERS = 100  # up to these the Hessian costs less than the products that would replace it
 EXACT_WORK = 5e6  # multiplications of its sum over the rows; beyond, products in float32 cost less
 CG_WORK = 5e7  # P³ K of the blocks' factors, above which blocks of a sample in the general solver are cheaper
 MOST_STEPS = 60
@@ -69,7 +69,7 @@ def _exact(problem: Problem) -> bool:
     """Return whether the Hessian is summed up whole."""
     classes = 1 if problem.n_classes == 2 else problem.n_classes
     size = classes * (problem.design.n_features + int(problem.fit_intercept))
-    return bool(size <= EXACT_PARAMETERS and problem.design.n_rows * size**2 <= EXACT_WORK)
+    return bool(size <= MOST_PARAMETERS and problem.design.n_rows * size**2 <= EXACT_WORK)
 
 
 def lean(problem: Problem, state: State) -> bool:
