@@ -16,7 +16,15 @@ from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
 import softgrad
-from softgrad.cli._results import Column, Confusion, Evaluation, Mistake, RegularisationPath, Reliability, Training
+from softgrad.cli.terminal._results import (
+    Column,
+    Confusion,
+    Evaluation,
+    Mistake,
+    RegularisationPath,
+    Reliability,
+    Training,
+)
 from softgrad.sklearn import SoftmaxRegression, SoftmaxRegressionCV
 
 HOSTILE = (

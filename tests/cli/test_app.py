@@ -32,7 +32,8 @@ from sklearn.pipeline import Pipeline
 
 import softgrad
 from softgrad._core import backend
-from softgrad.cli import _model, main
+from softgrad.cli import main
+from softgrad.cli.model import _archive
 from softgrad.sklearn import SoftmaxRegression
 
 
@@ -72,7 +73,7 @@ def test_digits_from_fit_to_predictions(tmp_path: Path, monkeypatch: pytest.Monk
     assert np.mean(out["prediction"].to_numpy() == y) > 0.97
     probabilities = np.column_stack([out[name].to_numpy() for name in out.column_names[1:]])
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
-    pipeline = _model.load(Path("digits.skops")).pipeline
+    pipeline = _archive.load(Path("digits.skops")).pipeline
     frame = pd.DataFrame(x, columns=datasets.load_digits().feature_names)
     np.testing.assert_allclose(probabilities, pipeline.predict_proba(frame), rtol=1e-12)
 
@@ -93,7 +94,7 @@ def test_a_file_gives_what_the_built_in_data_gives(cli: Command) -> None:
         cli("data", "wine", "-o", f"from_{extension}.{extension}")
         assert cli("fit", f"from_{extension}.{extension}", "--target", "target").code == 0
     cli("fit", "wine")
-    models = [_model.load(Path(f"{name}.skops")) for name in ("wine", "from_csv", "from_parquet")]
+    models = [_archive.load(Path(f"{name}.skops")) for name in ("wine", "from_csv", "from_parquet")]
     for model in models[1:]:
         np.testing.assert_array_equal(model.pipeline[-1].coef_, models[0].pipeline[-1].coef_)
         assert model.columns == models[0].columns
@@ -128,14 +129,14 @@ def test_options_reach_the_model(cli: Command) -> None:
     options = ["--split", "0.4", "--seed", "7", "--C", "0.25", "--tol", "1e-8", "--max-iter", "50"]
     options += ["--label-smoothing", "0.1"]
     assert cli("fit", "iris", *options, "--no-standardize", "--threads", "1", "-o", "m.skops").code == 0
-    pipeline = _model.load(Path("m.skops")).pipeline
+    pipeline = _archive.load(Path("m.skops")).pipeline
     classifier = pipeline[-1]
     assert list(pipeline[0].named_transformers_["numeric"].named_steps) == ["fill"]  # no scaler
     expected = SoftmaxRegression(C=0.25, tol=1e-8, max_iter=50, label_smoothing=0.1, n_threads=1)
     assert classifier.get_params() == expected.get_params()
     assert description("m.skops")["metrics"]["held out"]["rows"] == 60
     cli("fit", "iris", *options[:2], "--seed", "8", *options[4:], "--no-standardize", "-o", "other.skops")
-    assert not np.array_equal(_model.load(Path("other.skops")).pipeline[-1].coef_, classifier.coef_)
+    assert not np.array_equal(_archive.load(Path("other.skops")).pipeline[-1].coef_, classifier.coef_)
 
 
 def test_nothing_held_out(cli: Command) -> None:
@@ -146,7 +147,7 @@ def test_nothing_held_out(cli: Command) -> None:
 
 
 def test_the_split_keeps_the_proportions(cli: Command) -> None:
-    from softgrad.cli._load import stratified
+    from softgrad.cli.features._load import stratified
 
     labels = np.repeat(["rare", "common"], [10, 90])
     train, held_out = stratified(labels, 0.2, 3, "x", "y")
@@ -221,7 +222,7 @@ def test_cells_as_people_write_them(cli: Command) -> None:
     done = cli("fit", "d.CSV", "-t", "y", "--no-standardize")
     assert done.code == 0
     assert "warning" not in done.err
-    model = _model.load(Path("d.skops"))
+    model = _archive.load(Path("d.skops"))
     assert model.columns == ["a", "b", "c"]
     assert [item.role for item in model.ingredients] == ["numeric", "numeric", "boolean"]
     assert description("d.skops")["metrics"]["train"]["accuracy"] == 1.0
@@ -377,7 +378,7 @@ def described(thing: Any) -> bytes:
     """Anything as a skops file with a good description."""
     out = io.BytesIO(skops.io.dumps(thing))
     with zipfile.ZipFile(out, "a") as archive:
-        archive.writestr("softgrad.json", json.dumps({"format": _model.FORMAT, "columns": []}))
+        archive.writestr("softgrad.json", json.dumps({"format": _archive.FORMAT, "columns": []}))
     return out.getvalue()
 
 
@@ -385,7 +386,7 @@ def test_models_that_are_none(cli: Command) -> None:
     Path("d.csv").write_text(GOOD)
     cli("fit", "d.csv", "-t", "y", "-o", "m.skops")
     whole = Path("m.skops").read_bytes()
-    fitted = _model.load(Path("m.skops")).pipeline
+    fitted = _archive.load(Path("m.skops")).pipeline
     cases = {
         r"format 9, written by softgrad 9\.1; softgrad .* reads format 3": altered(
             lambda facts: facts.update(format=9, softgrad="9.1")

@@ -19,10 +19,12 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from softgrad.cli import _columns, _model, _reader
-from softgrad.cli._frame import Ingredient, frame
-from softgrad.cli._prepare import Preparation
-from softgrad.cli._sources import opened
+from softgrad.cli.features import _columns
+from softgrad.cli.features._frame import Ingredient, frame
+from softgrad.cli.features._prepare import Preparation
+from softgrad.cli.model import _archive
+from softgrad.cli.tables import _reader
+from softgrad.cli.tables._sources import opened
 
 
 def roles(answer: Answer) -> dict[str, str]:
@@ -157,7 +159,7 @@ def test_weights_are_repetition(cli: Command) -> None:
     b = cli("fit", "repeated.csv", *arguments, "--json").json
     assert a["evaluations"]["train"]["log_loss"] == pytest.approx(b["evaluations"]["train"]["log_loss"], rel=1e-3)
     assert a["evaluations"]["train"]["rows"] == (counts > 0).sum()  # weight 0 is absent
-    ours, theirs = (_model.load(Path(f"{name}.skops")).classifier for name in ("weighted", "repeated"))
+    ours, theirs = (_archive.load(Path(f"{name}.skops")).classifier for name in ("weighted", "repeated"))
     assert ours.objective_ == pytest.approx(theirs.objective_, rel=2e-2)
     table.assign(times=-1).to_csv("negative.csv", index=False)
     one_error(cli("fit", "negative.csv", "-t", "species", "--weight", "times"), r"column 'times': -1 is negative")

@@ -17,11 +17,11 @@ import pytest
 from cli_cases import Command, description, mixed, one_error, process
 from sklearn.datasets import dump_svmlight_file, load_digits, load_iris
 
-from softgrad.cli import _model
+from softgrad.cli.model import _archive
 
 
 def coefficients(path: str) -> Any:
-    return _model.load(Path(path)).classifier.coef_
+    return _archive.load(Path(path)).classifier.coef_
 
 
 def write(kind: str, table: pd.DataFrame) -> str:

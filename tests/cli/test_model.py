@@ -16,7 +16,8 @@ import skops.io
 from cli_cases import Command, mixed, one_error
 from sklearn.linear_model import LogisticRegression
 
-from softgrad.cli import _model, main
+from softgrad.cli import main
+from softgrad.cli.model import _archive
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def forged(honest: Path, change: Callable[[Any], Any]) -> None:
     """``d.skops`` with the pipeline changed, and ``d.csv``."""
-    pipeline = _model.load(honest / "d.skops").pipeline
+    pipeline = _archive.load(honest / "d.skops").pipeline
     pipeline = change(pipeline) or pipeline
     Path("d.skops").write_bytes(skops.io.dumps(pipeline))
     with zipfile.ZipFile(honest / "d.skops") as old, zipfile.ZipFile("d.skops", "a") as new:

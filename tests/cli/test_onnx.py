@@ -20,10 +20,10 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from softgrad._version import __version__
-from softgrad.cli import _onnx, _onnx_operators, _onnx_verify
-from softgrad.cli._messages import UserError
-from softgrad.cli._onnx_graph import Graph, tensor
-from softgrad.cli._onnx_operators import convert, strings
+from softgrad.cli.onnx import _file, _operators, _verify
+from softgrad.cli.onnx._graph import Graph, tensor
+from softgrad.cli.onnx._operators import convert, strings
+from softgrad.cli.terminal._messages import UserError
 from softgrad.sklearn import SoftmaxRegression
 
 ODD_TEXT = (
@@ -51,7 +51,7 @@ def fitted(parts: list[Any], table: pd.DataFrame, labels: Any, density: float = 
     return Pipeline([("prepare", prepare), ("classify", SoftmaxRegression(n_threads=1))]).fit(table, labels)
 
 
-def answers(path: Path, table: Any, result: _onnx.ExportResult) -> tuple[Any, Any]:
+def answers(path: Path, table: Any, result: _file.ExportResult) -> tuple[Any, Any]:
     """What the file says, asked as any user of onnxruntime would."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     feed = {}
@@ -66,7 +66,7 @@ def answers(path: Path, table: Any, result: _onnx.ExportResult) -> tuple[Any, An
     return tuple(session.run([t.name for t in result.outputs], feed))
 
 
-def agrees(path: Path, model: Pipeline, table: Any, result: _onnx.ExportResult) -> None:
+def agrees(path: Path, model: Pipeline, table: Any, result: _file.ExportResult) -> None:
     labels, probabilities = answers(path, table, result)
     np.testing.assert_allclose(probabilities, model.predict_proba(table), atol=1e-5, rtol=0)
     np.testing.assert_array_equal(labels, model.predict(table))
@@ -111,7 +111,7 @@ def mixed_model() -> tuple[Pipeline, pd.DataFrame]:
 def test_a_table_of_everything(mixed_model: tuple[Pipeline, pd.DataFrame], tmp_path: Path) -> None:
     model, table = mixed_model
     description = {"columns": ["a", "b"], "metrics": {"accuracy": 0.5}}
-    result = _onnx.export(model, table, tmp_path / "m.onnx", description=description)
+    result = _file.export(model, table, tmp_path / "m.onnx", description=description)
     assert result.labels_equal
     assert result.largest_difference <= 1e-5
     assert result.rows_checked > len(table)
@@ -141,8 +141,8 @@ def test_a_table_of_everything(mixed_model: tuple[Pipeline, pd.DataFrame], tmp_p
 
 def test_the_same_bytes_each_time_and_without_rows(mixed_model: tuple[Pipeline, pd.DataFrame], tmp_path: Path) -> None:
     model, table = mixed_model
-    _onnx.export(model, table, tmp_path / "a.onnx")
-    result = _onnx.export(model, table[:0], tmp_path / "b.onnx")
+    _file.export(model, table, tmp_path / "a.onnx")
+    result = _file.export(model, table[:0], tmp_path / "b.onnx")
     assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
     assert result.rows_checked == 48
 
@@ -152,7 +152,7 @@ def test_digits_as_a_matrix(scale: bool, tmp_path: Path) -> None:
     X, y = load_digits(return_X_y=True)
     steps = [("scale", StandardScaler())] if scale else []
     model = Pipeline([*steps, ("classify", SoftmaxRegression(C=0.01, n_threads=1))]).fit(X[::4], y[::4])
-    result = _onnx.export(model, X[:1000], tmp_path / "digits.onnx")
+    result = _file.export(model, X[:1000], tmp_path / "digits.onnx")
     assert [(i.name, i.type, i.shape) for i in result.inputs] == [("x", "float", (None, 64))]
     assert [(o.name, o.type) for o in result.outputs] == [("label", "int64"), ("probabilities", "float")]
     assert result.opset <= 17
@@ -173,7 +173,7 @@ def test_two_classes_of_every_type(labels: Any, kind: str, tmp_path: Path) -> No
     table = pd.DataFrame({"p[0]": rng.random(80), "p[1]": rng.random(80), "q": rng.random(80)})
     y = labels[(table["q"] + table["p[0]"] + 0.3 * rng.random(80) > 1).to_numpy().astype(int)]
     model = fitted([("numeric", StandardScaler(), list(table))], table, y)
-    result = _onnx.export(model, table, tmp_path / "m.onnx")
+    result = _file.export(model, table, tmp_path / "m.onnx")
     assert [i.name for i in result.inputs] == ["p", "q"]
     assert result.outputs[0].type == kind
     agrees(tmp_path / "m.onnx", model, table, result)
@@ -187,7 +187,7 @@ def test_elements_that_are_not_read_as_they_lie_are_inputs_of_their_own(read: li
     rng = np.random.default_rng(0)
     table = pd.DataFrame(rng.random((60, 3)), columns=["p[0]", "p[1]", "q"])
     model = fitted([("numeric", numeric(), read)], table, (table["p[1]"] > 0.5).to_numpy())
-    result = _onnx.export(model, table, tmp_path / "m.onnx")
+    result = _file.export(model, table, tmp_path / "m.onnx")
     assert sorted(i.name for i in result.inputs) == sorted(read)
     agrees(tmp_path / "m.onnx", model, table, result)
 
@@ -198,7 +198,7 @@ def test_twenty_classes_of_odd_text(tmp_path: Path) -> None:
     table = pd.DataFrame({"t": [" ".join([*rng.choice(WORDS, 4), *[WORDS[k] * 2] * 3]) for k in y]})
     model = fitted([("text t", words(np.float32), "t")], table, y, 1.0)
     assert model[-1].coef_.dtype == np.float32
-    result = _onnx.export(model, table, tmp_path / "m.onnx")
+    result = _file.export(model, table, tmp_path / "m.onnx")
     agrees(tmp_path / "m.onnx", model, table, result)
     assert result.opset == 20
 
@@ -238,13 +238,13 @@ def test_values_that_float32_cannot_hold_are_double(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"t": 1.7e9 + rng.random(90), "u": rng.random(90)})
     model = fitted([("numeric", numeric(), ["t", "u"])], table, (table["t"] > 1.7e9 + 0.5).to_numpy())
-    result = _onnx.export(model, table, tmp_path / "m.onnx")
+    result = _file.export(model, table, tmp_path / "m.onnx")
     assert {i.name: i.type for i in result.inputs} == {"t": "double", "u": "float"}
     agrees(tmp_path / "m.onnx", model, table, result)
     plain = Pipeline([("scale", StandardScaler()), ("classify", SoftmaxRegression())]).fit(
         table.to_numpy(), table["t"] > 1.7e9 + 0.5
     )
-    assert _onnx.export(plain, table.to_numpy(), tmp_path / "x.onnx").inputs[0].type == "double"
+    assert _file.export(plain, table.to_numpy(), tmp_path / "x.onnx").inputs[0].type == "double"
 
 
 # --- refusals --------------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ def test_a_step_that_onnx_cannot_express(part: Any, column: Any, said: str, tmp_
     table = mixed(60)
     model = fitted([("p", part, column)], table, table["town"].to_numpy(), 1.0)
     with pytest.raises(UserError) as refused:
-        _onnx.export(model, table, tmp_path / "m.onnx")
+        _file.export(model, table, tmp_path / "m.onnx")
     assert said in str(refused.value)
     assert not list(tmp_path.iterdir())
 
@@ -281,9 +281,9 @@ def test_a_step_that_onnx_cannot_express(part: Any, column: Any, said: str, tmp_
 def test_a_missing_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = np.eye(4), np.array([0, 1, 0, 1])
     model = Pipeline([("classify", SoftmaxRegression())]).fit(X, y)
-    monkeypatch.setattr(_onnx, "find_spec", lambda name: None if name == "onnxruntime" else True)
+    monkeypatch.setattr(_file, "find_spec", lambda name: None if name == "onnxruntime" else True)
     with pytest.raises(UserError, match=r"onnxruntime, which is not installed: pip install 'softgrad\[onnx\]'"):
-        _onnx.export(model, X, tmp_path / "m.onnx")
+        _file.export(model, X, tmp_path / "m.onnx")
 
 
 def test_a_failed_verification_writes_nothing_and_names_the_step(
@@ -296,11 +296,11 @@ def test_a_failed_verification_writes_nothing_and_names_the_step(
     def fill_with_one(graph: Graph, step: SimpleImputer) -> None:
         wrong = SimpleImputer(strategy="constant", fill_value=1.0, add_indicator=True).fit(np.zeros((1, 7)))
         wrong.indicator_ = step.indicator_
-        _onnx_operators.fill(graph, wrong)
+        _operators.fill(graph, wrong)
 
-    monkeypatch.setitem(_onnx_operators._BUILD, SimpleImputer, fill_with_one)
+    monkeypatch.setitem(_operators._BUILD, SimpleImputer, fill_with_one)
     with pytest.raises(UserError) as failed:
-        _onnx.export(model, table[:30], path)
+        _file.export(model, table[:30], path)
     assert "step 'numeric', 'fill' (SimpleImputer) differs at 'label': 1 instead of 0" in str(failed.value)
     assert path.read_bytes() == b"an older file"
     assert list(tmp_path.iterdir()) == [path]
@@ -311,7 +311,7 @@ def test_the_step_at_fault_is_found(
     kind: type, mixed_model: tuple[Pipeline, pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, table = mixed_model
-    right = _onnx_operators._BUILD[kind]
+    right = _operators._BUILD[kind]
 
     class Halved(Graph):
         def finish(self, *names: str) -> None:
@@ -319,24 +319,24 @@ def test_the_step_at_fault_is_found(
             super().finish(self.node("Mul", names[0], self.constant(0.5, dtype)))
 
     monkeypatch.setitem(
-        _onnx_operators._BUILD,
+        _operators._BUILD,
         kind,
         lambda graph, step: right(Halved(graph._scope, graph._operator, graph._container), step),
     )
     with pytest.raises(UserError, match=rf"step '[^']+'(, 'scale')? \({kind.__name__}\) differs at '"):
-        _onnx.export(model, table[:30], tmp_path / "m.onnx")
+        _file.export(model, table[:30], tmp_path / "m.onnx")
 
 
 def test_a_classifier_that_differs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = load_digits(return_X_y=True)
     model = Pipeline([("scale", StandardScaler()), ("classify", SoftmaxRegression(C=0.01))]).fit(X[:300], y[:300])
-    own = _onnx_verify.run
+    own = _verify.run
 
     def run(*given: Any) -> list[Any]:
         outputs = own(*given)
         return [*outputs[:-1], outputs[-1][:, ::-1]] if len(outputs) == 2 else outputs
 
-    monkeypatch.setattr(_onnx_verify, "run", run)
+    monkeypatch.setattr(_verify, "run", run)
     with pytest.raises(UserError, match=r"differ by .*; step 'classify' alone does so, too: .*; nothing is written"):
-        _onnx.export(model, X[:20], tmp_path / "m.onnx")
+        _file.export(model, X[:20], tmp_path / "m.onnx")
     assert not list(tmp_path.iterdir())

@@ -19,14 +19,14 @@ import numpy as np
 import pytest
 from report_cases import CASES, HOSTILE, digits, hostile, letters, many, mixed, wine
 
-from softgrad.cli._messages import UserError
-from softgrad.cli._report import render, write
-from softgrad.cli._report_confusion import ordered
-from softgrad.cli._report_facts import figures, warnings
-from softgrad.cli._report_text import cut
-from softgrad.cli._report_text import text as plain
-from softgrad.cli._report_weights import grid
-from softgrad.cli._results import Column, RegularisationPath, Training
+from softgrad.cli.report._confusion import ordered
+from softgrad.cli.report._facts import figures, warnings
+from softgrad.cli.report._page import render, write
+from softgrad.cli.report._weights import grid
+from softgrad.cli.report._wording import cut
+from softgrad.cli.report._wording import text as plain
+from softgrad.cli.terminal._messages import UserError
+from softgrad.cli.terminal._results import Column, RegularisationPath, Training
 
 NAMES = list(CASES)
 
@@ -497,7 +497,7 @@ def test_same_training_same_bytes(tmp_path: Path) -> None:
     code = """
 import pathlib, pickle, sys
 import matplotlib
-from softgrad.cli._report import write
+from softgrad.cli.report._page import write
 folder = pathlib.Path(sys.argv[1])
 assert matplotlib.rcParams["font.size"] == 30
 write(pickle.loads((folder / "training").read_bytes()), folder / "report.html")

@@ -21,12 +21,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from softgrad import regression
-from softgrad.cli import _matrix, _model, _train
-from softgrad.cli._messages import UserError
+from softgrad.cli.features import _matrix
+from softgrad.cli.model import _archive, _train
+from softgrad.cli.terminal._messages import UserError
 
 
 def classifier(path: str) -> Any:
-    return _model.load(Path(path)).classifier
+    return _archive.load(Path(path)).classifier
 
 
 @pytest.mark.parametrize(
@@ -206,7 +207,7 @@ def test_an_interrupt_during_the_search(after: int, cli: Command, monkeypatch: p
 
         return hear
 
-    monkeypatch.setattr("softgrad.cli._progress.Stages.listen", listen)
+    monkeypatch.setattr("softgrad.cli.terminal._progress.Stages.listen", listen)
     answer = cli("fit", "digits", "--C", "1e-3:1e3", "--json", "--calibrate")
     assert answer.code == 130
     assert answer.json["interrupted"] is True

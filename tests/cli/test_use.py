@@ -19,8 +19,8 @@ import pyarrow.parquet
 import pytest
 from cli_cases import Command, description, mixed, one_error, process
 
-from softgrad.cli import _model
-from softgrad.cli._lists import gathered
+from softgrad.cli.commands._lists import gathered
+from softgrad.cli.model import _archive
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ pipeline = skops.io.load("d.skops", trusted=["numpy.dtype", "softgrad.sklearn.So
 table = pd.read_csv("d.csv")
 table["member"] = table["member"] * 1.0
 days = pd.to_datetime(table.pop("joined"))
-from softgrad.cli._frame import _date_parts
+from softgrad.cli.features._frame import _date_parts
 import numpy as np
 parts = _date_parts(days.to_numpy().astype("datetime64[us]"))
 names = [n for n in pipeline[0].feature_names_in_ if n.startswith("joined.")]
@@ -88,8 +88,8 @@ def test_inspect(fitted: pd.DataFrame, cli: Command) -> None:
         assert re.search(line, answer.out), line
     assert re.search(r"eel .*quick \+", answer.out)
     found = cli("inspect", "d.skops", "--json", "--top", "3").json
-    coef = _model.load(Path("d.skops")).classifier.coef_
-    names = _model.load(Path("d.skops")).pipeline[0].get_feature_names_out()
+    coef = _archive.load(Path("d.skops")).classifier.coef_
+    names = _archive.load(Path("d.skops")).pipeline[0].get_feature_names_out()
     for k, row in enumerate(found["weights"]):
         assert [f["feature"] for f in row["for"]] == names[np.argsort(-coef[k], kind="stable")[:3]].tolist()
     assert sum(column["features"] for column in found["columns"]) == found["n_features"] == coef.shape[1]

@@ -23,7 +23,7 @@ from sklearn.exceptions import ConvergenceWarning
 from softgrad.dask import SoftmaxRegression
 from softgrad.dask._block import Block, NamedDirection, Point, SharedModel
 from softgrad.regression import Progress
-from softgrad.regression._exact import MOST_PARAMETERS
+from softgrad.regression.solvers._exact import MOST_PARAMETERS
 from softgrad.sklearn import SoftmaxRegression as InMemory
 
 Array = Any

@@ -37,6 +37,11 @@ ROOMS: dict[str, tuple[set[str], set[str]]] = {
     ),
     "softgrad": ({""}, set()),
 }  # fmt: skip
+# Packages within a room, from the bottom; modules beside them may import them all.
+INNER_ROOMS: dict[str, tuple[str, ...]] = {
+    "softgrad.regression": ("rows", "certificates", "preconditioners", "solvers"),
+    "softgrad.cli": ("terminal", "tables", "features", "model", "report", "onnx", "commands"),
+}
 
 
 def sources(package: Path) -> dict[str, str]:

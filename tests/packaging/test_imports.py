@@ -6,7 +6,7 @@ import ast
 from collections import defaultdict
 
 import pytest
-from rooms import DRAWING, ROOMS, ROOT, arrows, circles, drawing, inside, outside, room_of, sources
+from rooms import DRAWING, INNER_ROOMS, ROOMS, ROOT, arrows, circles, drawing, inside, outside, room_of, sources
 
 MODULES = sources(ROOT / "src" / "softgrad")
 EDGES = inside(MODULES)
@@ -27,6 +27,16 @@ def above(edges: dict[str, set[str]]) -> list[str]:
         for b in sorted(found)
         if order.index(room_of(b)) > order.index(room_of(a))
     ]
+
+
+def above_inside(edges: dict[str, set[str]]) -> list[str]:
+    """Imports of a module in a package further up within its room."""
+    found = []
+    for room, order in INNER_ROOMS.items():
+        level = {f"{room}.{name}": i for i, name in enumerate(order)}
+        place = {m: level.get(".".join(m.split(".")[:3]), len(order)) for m in edges if m.startswith(f"{room}.")}
+        found += [f"{a} imports {b}" for a in place for b in sorted(edges[a]) if place.get(b, 0) > place[a]]
+    return sorted(found)
 
 
 def strangers(modules: dict[str, str]) -> list[str]:
@@ -63,6 +73,7 @@ def namesakes(modules: dict[str, str]) -> list[str]:
 
 def test_no_room_imports_from_a_room_above() -> None:
     assert above(EDGES) == []
+    assert above_inside(EDGES) == []
 
 
 def test_frameworks_are_imported_in_their_rooms_only() -> None:
@@ -102,6 +113,8 @@ WRONG = {
     "softgrad.cli.run": "import torch, numpy, os",
     "softgrad.cli._x": "if TYPE_CHECKING:\n    from softgrad.cli import _y\nclass C: ...",
     "softgrad.cli._y": "from importlib import import_module\nimport_module('softgrad.cli._x')\nclass C: ...",
+    "softgrad.cli.tables._z": "from softgrad.cli.report._page import write",
+    "softgrad.cli.report._page": "from softgrad.cli.tables import _z",
     "softgrad.torch": "import sklearn.linear_model, torch.nn",
     "softgrad.torch.fit": "def fit(): ...",
     "softgrad.dask": "from softgrad import torch, __version__",
@@ -111,8 +124,10 @@ WRONG = {
 def test_mistakes_are_found() -> None:
     edges = inside(WRONG)
     assert above(edges) == ["softgrad.dask imports softgrad", "softgrad.loss imports softgrad.cli._x"]
+    assert above_inside(edges) == ["softgrad.cli.tables._z imports softgrad.cli.report._page"]
     assert strangers(WRONG) == ["softgrad.cli.run imports torch", "softgrad.torch imports sklearn"]
-    assert circles(edges) == [["softgrad.cli._x", "softgrad.cli._y"]]
+    between = ["softgrad.cli.report._page", "softgrad.cli.tables._z"]
+    assert circles(edges) == [["softgrad.cli._x", "softgrad.cli._y"], between]
     assert [module for module, found in edges.items() if "softgrad" in found] == ["softgrad.dask"]
     assert duplicates(WRONG) == {"C": ["softgrad.cli._x", "softgrad.cli._y"]}
     assert namesakes(WRONG) == ["softgrad.cli.run", "softgrad.torch.fit"]

@@ -182,7 +182,7 @@ def test_the_gap_bounds_the_true_gap(first: int, monkeypatch: pytest.MonkeyPatch
         problem = random_problem(seed)
         with monkeypatch.context() as patch:
             if problem.large:
-                patch.setattr("softgrad.regression._problem.SMALL", 0)
+                patch.setattr("softgrad.regression.rows._problem.SMALL", 0)
                 patch.setattr("softgrad.regression._inputs.SMALL", 0)
             found, is_open = check(problem)
         wrong += [f"{problem.words}: {words}" for words in found]
@@ -220,7 +220,7 @@ def test_models_of_large_features_far_from_zero_are_handed_out() -> None:
 @pytest.mark.parametrize("exponent", [-60, 40])
 def test_features_that_float32_does_not_hold(exponent: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Larger data are computed in float64 if the square of a feature overflows or vanishes in float32."""
-    monkeypatch.setattr("softgrad.regression._problem.SMALL", 0)
+    monkeypatch.setattr("softgrad.regression.rows._problem.SMALL", 0)
     monkeypatch.setattr("softgrad.regression._inputs.SMALL", 0)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 3))

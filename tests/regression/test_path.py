@@ -288,7 +288,7 @@ def test_folds_that_cannot_be(folds: Any) -> None:
 
 def test_folds_take_the_preconditioner_of_the_total(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three folds ask for no more preconditioners than the path alone."""
-    from softgrad.regression import _truncated
+    from softgrad.regression.solvers import _truncated
 
     made: list[Any] = []
     make = _truncated.preconditioner_of

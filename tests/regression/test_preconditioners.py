@@ -13,15 +13,15 @@ from scipy import sparse
 
 from softgrad import reference
 from softgrad._core.blas import single_threaded_blas
-from softgrad.regression._class_blocks import Blocks
-from softgrad.regression._design import Design
-from softgrad.regression._exact import Exact
 from softgrad.regression._inputs import checked
-from softgrad.regression._precondition import Diagonal, Heavy, Kronecker, Scaled, preconditioner_of
-from softgrad.regression._problem import SMALL, Problem
-from softgrad.regression._sample import draw
-from softgrad.regression._state import State
-from softgrad.regression._truncated import conjugate_gradients
+from softgrad.regression.preconditioners._choice import Diagonal, Heavy, Kronecker, Scaled, preconditioner_of
+from softgrad.regression.preconditioners._class_blocks import Blocks
+from softgrad.regression.rows._design import Design
+from softgrad.regression.rows._problem import SMALL, Problem
+from softgrad.regression.rows._sample import draw
+from softgrad.regression.solvers._exact import Exact
+from softgrad.regression.solvers._state import State
+from softgrad.regression.solvers._truncated import conjugate_gradients
 
 Array = Any
 
@@ -106,7 +106,7 @@ def of_kind(kind: str, fit_intercept: bool, kappa: float, monkeypatch: pytest.Mo
     problem = made(x, y, classes, **options)
     problem.gradient(weight, np.linspace(-1, 1, classes) * fit_intercept)
     if kind == "kronecker of many classes":
-        monkeypatch.setattr("softgrad.regression._precondition.MANY_CLASSES", 3)
+        monkeypatch.setattr("softgrad.regression.preconditioners._choice.MANY_CLASSES", 3)
     if kind in ("blocks", "heavy"):
         return problem, {"blocks": Blocks, "heavy": Heavy}[kind](problem, kappa, SAMPLE)
     return problem, (Diagonal if kind == "diagonal" else Kronecker)(problem)
@@ -195,7 +195,7 @@ def test_kronecker_is_the_inverse_at_zero(
 ) -> None:
     """Where no row is told from another the Hessian is a Kronecker product."""
     if closed:
-        monkeypatch.setattr("softgrad.regression._precondition.MANY_CLASSES", 3)
+        monkeypatch.setattr("softgrad.regression.preconditioners._choice.MANY_CLASSES", 3)
     x, y, _ = rows_of(300, 6, 5)
     random = np.random.default_rng(1)
     options: dict[str, Any] = {"sample_weight": random.uniform(0, 3, size=300)} if weighted else {}
@@ -270,7 +270,7 @@ def products_to(
     precondition.set_penalty(kappa)
 
     def gain(most: int) -> float:
-        patch.setattr("softgrad.regression._truncated.MOST_PRODUCTS", most)
+        patch.setattr("softgrad.regression.solvers._truncated.MOST_PRODUCTS", most)
         return conjugate_gradients(problem, kappa, 0.0, g, precondition, rate=1e-12)[2]
 
     return 1 + bisect_left(range(1, 200), share * gain(200), key=gain)
@@ -623,7 +623,7 @@ def everything(problem: Problem, weight: Array, bias: Array, kappa: float) -> li
 @pytest.mark.parametrize("kind", ["blocks", "kronecker", "heavy", "float64"])
 def test_threads_change_no_bit(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if kind == "kronecker":
-        monkeypatch.setattr("softgrad.regression._precondition.BLOCK_BYTES", 0)
+        monkeypatch.setattr("softgrad.regression.preconditioners._choice.BLOCK_BYTES", 0)
     if kind == "heavy":
         x, y = words(2000, 400, 8)
         weight = 0.3 * without_mean(np.random.default_rng(0).normal(size=(8, 400)))

@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import sparse
 
-from softgrad.regression._arrow import block_rows, read_column
-from softgrad.regression._blocks import first_not_finite
-from softgrad.regression.sources import RowBlocks, is_source
+from softgrad.regression.rows._arrow import block_rows, read_column
+from softgrad.regression.rows._blocks import first_not_finite
+from softgrad.regression.rows._sources import RowBlocks, is_source
 
 
 class Blocks:
@@ -317,7 +317,7 @@ def test_a_dataset_that_grows_is_caught(x: Any, tmp_path: Path) -> None:
 _MEMORY = """
 import sys, threading, time
 import numpy as np, pyarrow.dataset, pyarrow.parquet
-from softgrad.regression.sources import RowBlocks
+from softgrad.regression.rows._sources import RowBlocks
 
 def anonymous():
     with open("/proc/self/status") as file:
@@ -355,7 +355,7 @@ def test_a_dataset_is_read_in_little_memory(tmp_path: Path) -> None:
 
 def test_nothing_imports_pyarrow_before_a_dataset_is_read() -> None:
     code = (
-        "import sys, numpy as np; from softgrad.regression.sources import RowBlocks; "
+        "import sys, numpy as np; from softgrad.regression.rows._sources import RowBlocks; "
         "RowBlocks.of([np.zeros((2, 2))]); print('pyarrow' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

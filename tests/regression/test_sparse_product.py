@@ -11,7 +11,7 @@ from cases import INSTRUCTION_SETS
 from scipy import sparse
 
 from softgrad._core import backend
-from softgrad.regression._sparse import HALF, Turned, gathered, longest, to_half
+from softgrad.regression.rows._sparse import HALF, Turned, gathered, longest, to_half
 
 
 def csr(rows: int, cols: int, density: float, dtype: Any, index: Any) -> Any:

@@ -22,7 +22,7 @@ from scipy.special import softmax
 from sklearn.exceptions import DataConversionWarning
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score
 
-from softgrad.regression.sources import RowBlocks
+from softgrad.regression.rows._sources import RowBlocks
 from softgrad.sklearn import SoftmaxRegression
 
 SIZES = {"iris": 3, "breast_cancer": 2}

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from softgrad.cli import _messages
-from softgrad.cli._lists import gathered
-from softgrad.cli._options import Data, Delimiter, Format, Json, ModelFile, Threads
+from softgrad.cli.commands._lists import gathered
+from softgrad.cli.commands._options import Data, Delimiter, Format, Json, ModelFile, Threads
+from softgrad.cli.terminal import _messages
 
 app = typer.Typer(
     name="softgrad",
@@ -144,8 +144,8 @@ def fit(
     softgrad fit train.csv --target species --C auto --calibrate --report report.html
     softgrad fit 'part-*.parquet' -t label --drop id name --test test.parquet --memory 2GB
     """
-    from softgrad.cli import _fit
-    from softgrad.cli._load import Choice
+    from softgrad.cli.commands import _fit
+    from softgrad.cli.features._load import Choice
 
     options = _fit.FitOptions(
         split=split,
@@ -194,7 +194,7 @@ def predict(
     softgrad predict iris.skops new.csv -o predicted.csv
     softgrad predict model.skops new.parquet -o top.parquet --id customer --top-k 3
     """
-    from softgrad.cli import _predict
+    from softgrad.cli.commands import _predict
 
     _predict.predict(
         model, data, output, ids=ids or [], top_k=top_k, probabilities=probabilities, delimiter=delimiter,
@@ -225,7 +225,7 @@ def evaluate(
     \b
     softgrad evaluate iris.skops new.csv
     """
-    from softgrad.cli import _evaluate
+    from softgrad.cli.commands import _evaluate
 
     _evaluate.evaluate(
         model, data, target=target, weight=weight, json=json, seed=seed, delimiter=delimiter, data_format=data_format
@@ -243,7 +243,7 @@ def inspect(
     \b
     softgrad inspect iris.skops
     """
-    from softgrad.cli import _inspect
+    from softgrad.cli.commands import _inspect
 
     _inspect.inspect(model, top=top, json=json)
 
@@ -264,7 +264,7 @@ def export(
     \b
     softgrad export iris.skops --onnx iris.onnx --data iris.csv
     """
-    from softgrad.cli import _export
+    from softgrad.cli.commands import _export
 
     _export.export(model, onnx, data=data, json=json, delimiter=delimiter, data_format=data_format)
 
@@ -279,7 +279,8 @@ def data(
     \b
     softgrad data iris -o iris.csv
     """
-    from softgrad.cli import _arrays, _data
+    from softgrad.cli.commands import _data
+    from softgrad.cli.tables import _arrays
 
     rows = _data.export(name, output)
     print(f"{rows} rows of {name} written to {_messages.shown(output)}; the label column is {_arrays.TARGET!r}")
@@ -305,7 +306,7 @@ def explain(
     \b
     softgrad explain --logits 2.0 1.0 0.1 --target 0
     """
-    from softgrad.cli import _explain
+    from softgrad.cli.commands import _explain
 
     options = {"label_smoothing": label_smoothing, "temperature": temperature, "lang": lang}
     return _explain.show(logits or ["2.0", "1.0", "0.1"], target or ["0"], options, html, open_page, json)
@@ -330,7 +331,7 @@ def info(json: Json = False) -> None:
 
     facts = _info.info() | _torch_facts()
     if json:
-        from softgrad.cli._show import print_json
+        from softgrad.cli.terminal._show import print_json
 
         print_json(facts)
         return

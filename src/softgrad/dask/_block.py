@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad.regression._class_grams import Whole, class_grams
-from softgrad.regression._design import Design, Slot
-from softgrad.regression._problem import Problem
-from softgrad.regression._sparse import is_sparse
+from softgrad.regression.rows._class_grams import Whole, class_grams
+from softgrad.regression.rows._design import Design, Slot
+from softgrad.regression.rows._problem import Problem
+from softgrad.regression.rows._sparse import is_sparse
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from softgrad.dask._block import NamedDirection, Point, SharedModel
 from softgrad.dask._graph import collect, each, let_go, literal, reduce
 from softgrad.loss import softmax
-from softgrad.regression._problem import MOST_LEVELLED
-from softgrad.regression._row_sums import LossAtPoint, RowSums, levelled
-from softgrad.regression._sparse import HEAVY
+from softgrad.regression.rows._problem import MOST_LEVELLED
+from softgrad.regression.rows._row_sums import LossAtPoint, RowSums, levelled
+from softgrad.regression.rows._sparse import HEAVY
 
 Array = NDArray[Any]
 Float = NDArray[np.float64]

@@ -14,7 +14,7 @@ from softgrad.dask._graph import collect, each, keep, let_go
 from softgrad.dask._problem import Remote, Shape
 from softgrad.dask._rows import BlockSummary, make, moments, summary
 from softgrad.regression._inputs import far_from_zero, standard_deviations
-from softgrad.regression._problem import SMALL, STORED
+from softgrad.regression.rows._problem import SMALL, STORED
 from softgrad.sklearn._class_support import ClassSupport, supported
 from softgrad.sklearn._targets import FitTargets
 from softgrad.sklearn._weights import class_weights

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.dask._block import Block, SharedModel
-from softgrad.regression._blocks import as_block, check_finite
 from softgrad.regression._inputs import checked_rows, feature_range, weighted_moments
-from softgrad.regression._sparse import is_sparse, longest
+from softgrad.regression.rows._blocks import as_block, check_finite
+from softgrad.regression.rows._sparse import is_sparse, longest
 from softgrad.sklearn._class_support import ClassSupport
 from softgrad.sklearn._targets import is_missing, soft_values
 from softgrad.sklearn._weights import finite_weights, read_offset

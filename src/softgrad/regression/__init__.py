@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from softgrad.regression._fit import FitInterrupted, FitResult, fit
-from softgrad.regression._separation import Separation
-from softgrad.regression._state import Progress
+from softgrad.regression.certificates._separation import Separation
 from softgrad.regression.path import CrossValidation, PathResult, cross_validate_path, softmax_path
-from softgrad.regression.sources import RowBlocks
+from softgrad.regression.rows._sources import RowBlocks
+from softgrad.regression.solvers._state import Progress
 
 __all__ = [
     "CrossValidation",

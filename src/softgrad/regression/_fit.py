@@ -10,16 +10,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from softgrad._core.blas import single_threaded_blas
-from softgrad.regression._exact import MOST_PARAMETERS, Exact
 from softgrad.regression._handout import hand_out
 from softgrad.regression._inputs import ProblemVariables, checked
-from softgrad.regression._lbfgs import lbfgs
-from softgrad.regression._lean import fits, lean
-from softgrad.regression._newton import newton
-from softgrad.regression._row_sums import RowSums
-from softgrad.regression._separation import Separation, can_be_separated, separation_of
-from softgrad.regression._state import Progress, State
-from softgrad.regression._truncated import Truncated
+from softgrad.regression.certificates._separation import Separation, can_be_separated, separation_of
+from softgrad.regression.rows._row_sums import RowSums
+from softgrad.regression.solvers._exact import MOST_PARAMETERS, Exact
+from softgrad.regression.solvers._lbfgs import lbfgs
+from softgrad.regression.solvers._lean import fits, lean
+from softgrad.regression.solvers._newton import newton
+from softgrad.regression.solvers._state import Progress, State
+from softgrad.regression.solvers._truncated import Truncated
 
 Float = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softgrad.regression._inputs import ProblemVariables
-from softgrad.regression._layout import inner
-from softgrad.regression._state import State
+from softgrad.regression.rows._layout import inner
+from softgrad.regression.solvers._state import State
 
 Float = NDArray[np.float64]
 

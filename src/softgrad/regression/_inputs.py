@@ -15,11 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import linalg, sparse
 
 from softgrad._core.threads import resolve_threads
-from softgrad.regression._design import Design
-from softgrad.regression._problem import SMALL, Problem
-from softgrad.regression._row_sums import RowSums
-from softgrad.regression._sparse import is_sparse
-from softgrad.regression.sources import RowBlocks
+from softgrad.regression.rows._design import Design
+from softgrad.regression.rows._problem import SMALL, Problem
+from softgrad.regression.rows._row_sums import RowSums
+from softgrad.regression.rows._sources import RowBlocks
+from softgrad.regression.rows._sparse import is_sparse
 
 Float = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from softgrad._core.blas import single_threaded_blas
 from softgrad.regression._fit import FitInterrupted, FitResult, check_options, solve
 from softgrad.regression._inputs import ProblemVariables, checked
-from softgrad.regression._state import Progress
-from softgrad.regression.sources import RowBlocks
+from softgrad.regression.rows._sources import RowBlocks
+from softgrad.regression.solvers._state import Progress
 
 Float = NDArray[np.float64]
 

@@ -11,9 +11,9 @@ from scipy import sparse
 from sklearn import get_config
 from sklearn.utils.validation import column_or_1d, validate_data
 
-from softgrad.regression._arrow import is_dataset, read_column
-from softgrad.regression._blocks import check_finite
-from softgrad.regression.sources import RowBlocks, is_source
+from softgrad.regression.rows._arrow import is_dataset, read_column
+from softgrad.regression.rows._blocks import check_finite
+from softgrad.regression.rows._sources import RowBlocks, is_source
 from softgrad.sklearn._targets import FitTargets, read_targets
 from softgrad.sklearn._weights import class_weights, read_offset, row_weights
 

@@ -86,7 +86,7 @@ def read_offset(offset: Any, n_rows: int, n_classes: int) -> NDArray[Any] | None
         raise ValueError(
             f"offset must have one number for each row and class: shape {(n_rows, n_classes)}{also}, not {values.shape}"
         )
-    from softgrad.regression._blocks import first_not_finite
+    from softgrad.regression.rows._blocks import first_not_finite
 
     found = first_not_finite(values.reshape(n_rows, -1))
     if found is not None:

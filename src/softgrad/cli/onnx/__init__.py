@@ -1,0 +1,1 @@
+"""A model as an ONNX file, compared with the model before it is written."""

@@ -1,0 +1,1 @@
+"""Lower bounds of the least objective, and the proof that classes are separable."""

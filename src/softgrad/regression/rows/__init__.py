@@ -1,0 +1,1 @@
+"""Rows of features, and the sums over them that a solver needs."""
