@@ -42,8 +42,10 @@ def certified(X: Any, y: Any, C: float, W: Any, b: Any) -> tuple[float, float]:
         for part, labels, scores in _blocks(X, y, W, b):
             share = np.exp(scores, out=scores)
             share /= share.sum(axis=1, keepdims=True)
-            curvature += C * (np.diag(share.sum(axis=0)) - share.T @ share)
+            free = share[:, -len(b) :]
+            curvature += C * (np.diag(free.sum(axis=0)) - free.T @ free)
             share[np.arange(len(labels)), labels] -= 1
+            share = free
             by_W += C * (part.T @ share).T
             by_b += C * share.sum(axis=0)
         if np.abs(by_b).max() <= 1e-12 * C * len(y):
@@ -53,10 +55,12 @@ def certified(X: Any, y: Any, C: float, W: Any, b: Any) -> tuple[float, float]:
 
 
 def _blocks(X: Any, y: Any, W: Any, b: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Rows, their labels, and their scores below the largest of each row."""
+    """Rows, their labels, and their scores below the largest of each row; of two classes the first score is 0."""
     for start in range(0, X.shape[0], ROWS):
         part = X[start : start + ROWS].astype(np.float64)
         scores = part @ W.T + b
+        if len(b) == 1:
+            scores = np.concatenate([np.zeros_like(scores), scores], axis=1)
         scores -= scores.max(axis=1, keepdims=True)
         yield part, y[start : start + ROWS], scores
 

@@ -29,6 +29,7 @@ ROW_SPACE_ERROR = 1e-10
 LARGEST = {4: 1e18, 8: 1e150}  # by the bytes of a number
 FAR = 30.0  # of half a feature's range
 CHECKED_ROWS = 1 << 22  # numbers looked at together
+NARROW, NARROW_ROWS = 48, 1 << 16  # features below which short rows are turned to be reduced, so many numbers at a time
 
 __all__ = [
     "ProblemVariables",
@@ -248,10 +249,12 @@ def feature_range(x: Any) -> tuple[Float, Float]:
         holey = np.diff(columns.indptr) < x.shape[0]
         least[holey], most[holey] = np.minimum(least[holey], 0), np.maximum(most[holey], 0)
         return least, most
-    step = max(1, CHECKED_ROWS // max(1, x.shape[1]))
+    narrow = x.shape[1] < NARROW and not x.flags.f_contiguous
+    step = max(1, (NARROW_ROWS if narrow else CHECKED_ROWS) // max(1, x.shape[1]))
     for lo in range(0, len(x) if x.shape[1] else 0, step):
         part = x[lo : lo + step]
-        low, high = part.min(axis=0), part.max(axis=0)
+        columns = np.ascontiguousarray(part.T) if narrow else part.T
+        low, high = columns.min(axis=1), columns.max(axis=1)
         largest = max(-float(low.min()), float(high.max()))
         if not np.isfinite(largest):
             row, col = (int(i) for i in np.argwhere(~np.isfinite(part))[0])

@@ -349,6 +349,11 @@ class Problem(RowSums):
             self._target_sums = self.target_sums_by(np.maximum(self.class_mass / self.mass, 1e-300))
         return self._target_sums
 
+    def target_sums_from(self, gradient: Float, prior: Float, x: Float) -> None:
+        """Keep `target_sums`, from the gradient at a point where S is the same for all rows, and these rows."""
+        mass = np.ones(len(x)) if self.curvature is None else self.curvature
+        self._target_sums = np.outer(prior, mass @ x) - gradient
+
     def target_sums_by(self, prior: Float) -> Float:
         """The same by the gradient at some S that is the same for all rows."""
         k, logs = self.n_classes, np.log(prior)

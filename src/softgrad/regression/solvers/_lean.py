@@ -16,7 +16,6 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
-from scipy.special import xlogy
 
 from softgrad._core import backend
 from softgrad.regression.certificates._bounds import dual_value
@@ -47,6 +46,7 @@ FLOOR = 1e-5  # of the mean diagonal: what float32 leaves unknown of a Gram matr
 MATTER = 0.5  # of the penalty: what rows that are left out of a block may add to it, where features are even
 LIGHT = 0.02  # of the largest weight of a row: heavier ones stay, for the intercept is not penalised
 CHANGE = 0.4  # of the rows' weights, after which blocks are made anew
+TINY = 1e-300  # instead of a probability 0 in q log q
 CHUNK = 504  # rows that stay in the cache between scores and gradient, as in `_layer`
 
 __all__ = ["fits", "lean"]
@@ -77,6 +77,8 @@ def lean(problem: Problem, state: State) -> bool:
     table = Table(problem, state.kappa)
     exact = _exact(problem)
     point = table.evaluate(state.weight, state.bias)
+    if not state.weight.any() and problem.offset is None:
+        problem.target_sums_from(point.weight, table.prob[0], table.x[:, : problem.design.n_features])
     state.adopt(point, certify=bool(state.weight.any()))
     for _ in range(MOST_STEPS):
         if state.done():
@@ -133,6 +135,7 @@ class Table:
         self.penalty = np.full(self.width, kappa)
         self.penalty[p:] = 0
         self.single: Any = None
+        self.by_feature: Float | None = None  # the rows, feature by feature: the exact Hessian scales them by row
 
     def _set(self, weight: Array, bias: Array) -> None:
         p, k = self.problem.design.n_features, self.problem.n_classes
@@ -206,10 +209,13 @@ class Table:
             return -np.inf
         moved = self.prob * u
         q = self.prob + moved
-        entropies = -xlogy(q, q).sum(axis=1)
-        if h is not None:
+        logs = np.log(np.maximum(q, TINY))
+        logs *= q
+        if h is None:
+            entropy = -float(logs.sum())
+        else:
             moved *= h[:, None]
-        entropy = float(entropies.sum() if h is None else h @ entropies)
+            entropy = -float(h @ logs.sum(axis=1))
         weight, bias = point.weight + moved.T @ self.ones[:, :p], point.bias + moved.sum(axis=0)
         rounding = 4 * 2.0**-52 * (problem.mass * (1 + np.log(len(bias))) + inner(weight, weight) / self.kappa)
         return dual_value(problem, self.kappa, entropy - rounding, weight, bias)
@@ -254,20 +260,23 @@ class Table:
         """Solve H d = −g; None where H is not positive definite in float64."""
         k, width, h = self.problem.n_classes, self.width, self.problem.curvature
         self.problem.passes += k * width / 4  # what the multiplications are worth
+        if self.by_feature is None:
+            self.by_feature = np.ascontiguousarray(self.x.T)
+        x = self.by_feature
         if k == 2:
             v = self.prob[:, 0] * self.prob[:, 1]
-            hessian = (self.x * (v if h is None else v * h)[:, None]).T @ self.x
+            hessian = (x * (v if h is None else v * h)) @ x.T
             hessian.flat[:: width + 1] += 0.5 * self.penalty
             _, half, failed = lapack.dposv(hessian, 0.5 * (gradient[0] - gradient[1]), lower=1, overwrite_a=1)
             d = np.array([-0.5 * half, 0.5 * half])
         else:
-            wide = (self.prob[:, :, None] * self.x[:, None, :]).reshape(len(self.x), -1)
-            weighted = wide if h is None else wide * h[:, None]
-            hessian = np.matmul(wide.T, weighted)
+            wide = (self.prob.T[:, None] * x).reshape(k * width, -1)
+            weighted = wide if h is None else wide * h
+            hessian = weighted @ wide.T
             np.negative(hessian, out=hessian)
             blocks = hessian.reshape(k, width, k, width)
             own = np.einsum("iaib->iab", blocks)
-            own += (self.x.T @ weighted).reshape(width, k, width).transpose(1, 0, 2)
+            own += (weighted @ x.T).reshape(k, width, width)
             diagonal = hessian.reshape(-1)[:: k * width + 1].reshape(k, width)
             diagonal += self.penalty
             # Nothing tells one constant for all classes from another: pin their sum, in the scale of each feature.
