@@ -326,7 +326,7 @@ def test_bad_parquet(columns: dict[str, Any], message: str, cli: Command) -> Non
         (["predict", "nowhere.skops", "d.csv", "-o", "o.csv"], r"nowhere\.skops: no such file"),
         (["predict", "m.skops", "d.csv", "-o", "o.txt"], r"-o o\.txt: the file name must end in \.csv or \.parquet"),
         (["predict", "m.skops", "d.csv", "-o", "no/o.csv"], r"-o no/o\.csv: there is no directory no"),
-        (["predict", "m.skops", "d.csv", "-o", "./d.csv"], r"is the data itself"),
+        (["predict", "m.skops", "d.csv", "-o", "./d.csv"], r"is read by this command"),
         (["predict", "m.skops", "d.csv"], r"Missing option '--output'"),
         (["predict", "m.skops", "lacks.csv", "-o", "o.csv"], r"lacks\.csv: no column 'b'; it has 'a', 'bb'"),
         (["predict", "m.skops", "bad.csv", "-o", "o.csv"], r"bad\.csv: row 2 \(line 3\), column 'b': 'x' is not a n"),

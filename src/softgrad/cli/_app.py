@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,6 +35,28 @@ def run(arguments: list[str]) -> int:
     for stream in (sys.stdout, sys.stderr):  # what is said in any locale holds a … or somebody's name
         if isinstance(stream, io.TextIOWrapper) and (stream.encoding or "").lower().replace("-", "") != "utf8":
             stream.reconfigure(encoding="utf-8")
+    with _whole_writes():
+        return _run(arguments)
+
+
+@contextmanager
+def _whole_writes() -> Iterator[None]:
+    """Buffer an unbuffered standard output (PYTHONUNBUFFERED): it may write a part of what it is given, and say so."""
+    given = sys.stdout
+    raw = getattr(given, "buffer", None)
+    if not isinstance(raw, io.RawIOBase):
+        yield
+        return
+    sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8", write_through=True)
+    try:
+        yield
+    finally:
+        wrapped, sys.stdout = sys.stdout, given
+        with suppress(OSError):  # which has been told
+            wrapped.detach().detach()
+
+
+def _run(arguments: list[str]) -> int:
     try:
         code = app(args=gathered(arguments) or ["--help"], prog_name="softgrad", standalone_mode=False)
         sys.stdout.flush()
@@ -42,6 +67,11 @@ def run(arguments: list[str]) -> int:
         _messages.error(f"{error.format_message()} (try softgrad --help)")
         return 2
     except BrokenPipeError:
+        return _silence()
+    except OSError as error:  # all other files are opened by functions that say which file it was
+        if error.filename is not None or error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EIO):
+            raise
+        _messages.error(f"cannot write to standard output: {error.strerror}")
         return _silence()
     except (typer.Abort, KeyboardInterrupt):
         code = 130

@@ -25,7 +25,10 @@ def rows_of(model: Model, source: Source, keep: int = 0) -> Any:
 
         if source.format != "svmlight":
             raise UserError(f"{source.text}: the model was trained on svmlight rows, and reads no others")
-        return SparseRows(source, n_features=model.classifier.n_features_in_)
+        base = model.description.get("first_feature")
+        if base not in (0, 1):
+            raise UserError("the model file is damaged: it does not say whether svmlight features count from 0 or 1")
+        return SparseRows(source, n_features=model.classifier.n_features_in_, base=base)
     if source.format == "svmlight":
         raise UserError(f"{source.text}: is svmlight; the model reads the columns {names(model.columns)}")
     reader = Reader(source, keep=keep)

@@ -19,6 +19,7 @@ from scipy import sparse
 from sklearn.exceptions import ConvergenceWarning
 
 from softgrad.cli.features._frame import Ingredient, frame
+from softgrad.cli.features._names import origins_of
 from softgrad.cli.features._prepare import is_sparse
 from softgrad.cli.model._train import Fitted, TrainingRows, TrainOptions
 from softgrad.cli.tables._reader import Reader
@@ -82,7 +83,7 @@ def spread(reader: Reader, ingredients: list[Ingredient], transformer: Any, want
             source = replace(reader.source, paths=[Path(path).absolute()], text=str(path))
             makers.append(_Maker(source, ingredients, transformer, inside))
             counts.append(int(inside.sum()))
-    width = len(transformer.get_feature_names_out())
+    width = len(origins_of(transformer, ingredients))
     meta: Any = sparse.csr_array((0, width)) if is_sparse(transformer) else np.empty((0, width))
     return _files.made_rows(makers, counts, width, np.float64, meta)
 

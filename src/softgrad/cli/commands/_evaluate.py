@@ -46,7 +46,7 @@ def evaluate(
                 raise UserError(f"{model_path}: is a damaged model file: its soft labels are not its classes")
             choice = Choice(target=target, target_proba=soft, weight=weight)
             rows.require([*([target] if target else soft), *([weight] if weight else [])])
-            labels, soft_labels, weights = targets_of(rows, choice)
+            labels, soft_labels, weights = targets_of(rows, choice, classes)
         part = Part(source.text, None, labels, soft_labels, weights, np.arange(len(labels)), rows)
         own = own_classes(part, classes)
         applied = Applied(model, rows, [])

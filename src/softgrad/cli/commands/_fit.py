@@ -89,6 +89,7 @@ def fit(
             "temperature": training.temperature, "interrupted": training.interrupted,
             "metrics": {e.name: figures(e) for e in training.evaluations},
             "weight": chosen.weight, "soft": list(chosen.target_proba),
+            "first_feature": loaded.first_feature,
         }  # fmt: skip
         _archive.save(output, pipeline, loaded.ingredients, **_show.as_json(facts))
         if report is not None:
@@ -177,9 +178,11 @@ def _load_sparse(source: Source, held: Source | None, split: Any, stages: Stages
     if held is not None:
         if held.format != "svmlight":
             raise UserError(f"--test {held.text}: {source.text} is svmlight, and so must be the rows to measure with")
-        other = SparseRows(held, n_features=rows.x.shape[1])
+        other = SparseRows(held, n_features=rows.x.shape[1], base=rows.base)
         measured = part(held.text, other, np.arange(other.x.shape[0]))
-    return Loaded([], [], None, "label", None, part("train", rows, train), measured, rows.names, rows.names, False)
+    return Loaded(
+        [], [], None, "label", None, part("train", rows, train), measured, rows.names, rows.names, False, rows.base
+    )
 
 
 def _class_weights(text: str | None, targets: FitTargets) -> Any:

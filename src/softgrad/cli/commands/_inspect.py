@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from softgrad.cli.features._load import origins_of
+from softgrad.cli.features._names import names_of, origins_of
 from softgrad.cli.model import _archive
 from softgrad.cli.terminal import _show
 
@@ -53,7 +53,8 @@ def _features(model: _archive.Model) -> tuple[list[str], list[str]]:
     if model.transformer is None:
         names = [f"feature {i}" for i in range(model.classifier.n_features_in_)]
         return names, names
-    return [str(n) for n in model.transformer.get_feature_names_out()], origins_of(model.transformer, model.ingredients)
+    origins = origins_of(model.transformer, model.ingredients)
+    return names_of(model.transformer, origins), origins
 
 
 def _print_facts(console: Console, model: _archive.Model, facts: dict[str, Any], n_features: int) -> None:

@@ -33,7 +33,7 @@ def predict(
     """Run the command."""
     if top_k is not None and top_k < 1:
         raise UserError(f"--top-k must be at least 1, not {top_k}")
-    check_table(output, [Path(data)])
+    check_table(output, [model_path, Path(data)])
     model = _archive.load(model_path)
     with opened(data, delimiter=delimiter, data_format=data_format) as source, Stages() as stages, plain_warnings():
         check_table(output, source.paths)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from softgrad.cli.tables._cells import UnreadableError, as_numbers, decoded, is_text, trimmed, try_cast
+from softgrad.cli.tables._cells import UnreadableError, as_numbers, cut, decoded, is_text, missing, trimmed, try_cast
 from softgrad.cli.tables._reader import Reader
 from softgrad.cli.terminal._messages import UserError, names
 
@@ -21,12 +21,20 @@ FEWEST_ROWS_A_NAME = 2
 __all__ = ["labels", "own_classes", "soft_labels", "weights"]
 
 
-def labels(reader: Reader, name: str, column: Any) -> NDArray[Any]:
-    """A whole column as labels: integers, booleans, whole floats or text, decided for text by all its cells."""
+def labels(reader: Reader, name: str, column: Any, like: Any = None) -> NDArray[Any]:
+    """Return a whole column as labels: integers, booleans, whole floats or text.
+
+    Text is stripped. Cells of a text file get the type that all of them have, or that of the labels ``like``, which a
+    model knows already; a column that cannot have it keeps its own.
+    """
     column = decoded(column)
+    if is_text(column.type):
+        column = trimmed(column)
     _refuse_gaps(reader, name, column)
-    if reader.is_text:
-        column = _inferred(column)
+    if like is not None:
+        column = _converted(column, like)
+    elif reader.is_text:
+        column = _inferred(reader, name, column)
     kind = column.type
     if pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         column = column.cast(pa.float64())
@@ -68,11 +76,17 @@ def weights(reader: Reader, name: str, column: Any) -> NDArray[np.float64]:
 
 
 def own_classes(part: Any, classes: NDArray[Any]) -> NDArray[np.intp]:
-    """The number of each row's class, of a part of the data; an error that names the first row of another class."""
+    """The number of each row's class, of a part of the data; an error that names the first row of another class.
+
+    A row of weight 0 may have any class.
+    """
     order = np.argsort(classes, kind="stable")
     place = np.searchsorted(classes, part.labels, sorter=order)
     found = order[np.minimum(place, len(classes) - 1)]
-    wrong = np.flatnonzero(classes[found] != part.labels)
+    known = classes[found] == part.labels
+    if part.weight is not None:
+        known |= part.weight == 0
+    wrong = np.flatnonzero(~known)
     if wrong.size:
         row = int(wrong[0])
         raise UserError(
@@ -97,24 +111,59 @@ def _non_negative(reader: Reader, name: str, column: Any) -> NDArray[np.float64]
 def _refuse_gaps(reader: Reader, name: str, column: Any) -> None:
     gaps = column.is_null()
     if is_text(column.type):
-        gaps = pc.or_kleene(gaps, pc.equal(trimmed(column), pa.scalar("")))
+        gaps = pc.or_kleene(gaps, pc.equal(column, pa.scalar("")))
     row = pc.index(gaps, value=True).as_py()
     if row >= 0:
         raise UserError(f"{reader.where(row, name)}: the cell is empty; a row needs its class")
 
 
-def _inferred(column: Any) -> Any:
-    """Labels written as text in their own type: integers as people write them (007 stays text), booleans, floats."""
-    cells = trimmed(column)
-    integers = try_cast(cells, pa.int64())
+def _inferred(reader: Reader, name: str, cells: Any) -> Any:
+    """Return labels written as text in their own type: integers as written (007 stays text), booleans, floats.
+
+    Among numbers and booleans a mark such as NA says that there is no label, among texts it is one.
+    """
+    gaps = missing(cells)
+    held = pc.if_else(gaps, pa.scalar(None, pa.string()), cells)
+    typed = _typed(held)
+    row = pc.index(gaps, value=True).as_py()
+    if row >= 0 and not is_text(typed.type):
+        raise UserError(
+            f"{reader.where(row, name)}: {cut(cells[row].as_py())} says that there is no value; a row needs its class"
+        )
+    return cells if is_text(typed.type) else typed
+
+
+def _typed(held: Any) -> Any:
+    integers = try_cast(held, pa.int64())
     if integers is not None:
-        return integers if pc.all(pc.equal(integers.cast(pa.string()), cells)).as_py() else column
-    lower = pc.utf8_lower(cells)
+        return integers if pc.all(pc.equal(integers.cast(pa.string()), held)).as_py() else held
+    booleans = _booleans(held)
+    if booleans is not None:
+        return booleans
+    floats = try_cast(held, pa.float64())
+    return held if floats is None else floats
+
+
+def _booleans(held: Any) -> Any | None:
+    lower = pc.utf8_lower(held)
     yes = pc.equal(lower, pa.scalar("true"))
-    if pc.all(pc.or_(yes, pc.equal(lower, pa.scalar("false")))).as_py():
-        return yes
-    floats = try_cast(cells, pa.float64())
-    return column if floats is None else floats
+    return yes if pc.all(pc.or_(yes, pc.equal(lower, pa.scalar("false")))).as_py() else None
+
+
+def _converted(column: Any, like: NDArray[Any]) -> Any:
+    """Return a column in the type of labels that are known; as it is where it has not this type."""
+    kind = like.dtype.kind
+    if kind in "UO":
+        if pa.types.is_boolean(column.type):
+            return pc.if_else(column, pa.scalar("true"), pa.scalar("false"))
+        return column if is_text(column.type) else column.cast(pa.string())
+    if not is_text(column.type):
+        return column
+    if kind == "b":
+        found = _booleans(column)
+    else:
+        found = try_cast(column, pa.float64() if kind == "f" else pa.int64())
+    return column if found is None else found
 
 
 def _refuse_quantities(reader: Reader, name: str, column: Any) -> None:

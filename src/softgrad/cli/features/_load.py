@@ -20,12 +20,13 @@ from softgrad.cli.features import _labels
 from softgrad.cli.features._columns import roles
 from softgrad.cli.features._frame import Ingredient, frame
 from softgrad.cli.features._matrix import Matrix
+from softgrad.cli.features._names import names_of, origins_of
 from softgrad.cli.features._prepare import Preparation, is_sparse
 from softgrad.cli.tables._reader import Reader, RowChunk
 from softgrad.cli.terminal._messages import UserError, names
 from softgrad.cli.terminal._results import Column
 
-__all__ = ["Choice", "Loaded", "Part", "load", "origins_of", "stratified", "targets_of"]
+__all__ = ["Choice", "Loaded", "Part", "load", "stratified", "targets_of"]
 
 Tick = Callable[[str, int, int | None], None]
 
@@ -85,6 +86,7 @@ class Loaded:
     feature_names: list[str]
     origins: list[str]
     on_disk: bool
+    first_feature: int | None = None  # of svmlight: the number of its first feature
 
 
 class _Targets:
@@ -103,9 +105,9 @@ class _Targets:
     def column(self, name: str) -> Any:
         return pa.chunked_array(self.held[name])
 
-    def labels(self) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
+    def labels(self, like: Any = None) -> tuple[NDArray[Any], NDArray[np.float64] | None]:
         if self.choice.target:
-            return _labels.labels(self.reader, self.choice.target, self.column(self.choice.target)), None
+            return _labels.labels(self.reader, self.choice.target, self.column(self.choice.target), like), None
         wanted = list(self.choice.target_proba)
         soft = _labels.soft_labels(self.reader, wanted, [self.column(name) for name in wanted])
         return np.asarray(wanted)[soft.argmax(axis=1)], soft
@@ -115,13 +117,13 @@ class _Targets:
         return None if name is None else _labels.weights(self.reader, name, self.column(name))
 
 
-def targets_of(reader: Reader, choice: Choice) -> tuple[NDArray[Any], NDArray[np.float64] | None, Any]:
-    """Labels, soft labels and weights of a source whose features are known."""
+def targets_of(reader: Reader, choice: Choice, like: Any) -> tuple[NDArray[Any], NDArray[np.float64] | None, Any]:
+    """Labels, in the type of known ones, soft labels and weights of a source whose features are known."""
     targets = _Targets(reader, choice)
     reader.require(targets.columns)
     for batch in reader.batches(targets.columns):
         targets(batch)
-    return (*targets.labels(), targets.weight())
+    return (*targets.labels(like), targets.weight())
 
 
 def load(
@@ -189,8 +191,8 @@ def load(
         transformer = preparation.transformer()
     except UserError as error:
         raise UserError(f"{reader.source.text}: {error}") from error
-    feature_names = [str(name) for name in transformer.get_feature_names_out()]
     origins = origins_of(transformer, ingredients)
+    feature_names = names_of(transformer, origins)
     counts = {name: origins.count(name) for name in set(origins)}
     columns = [replace(column, features=counts.get(column.name, 0)) for column in columns]
     look(columns)
@@ -226,7 +228,7 @@ def load(
 
     measured = part("held out", x_held.finish(), held_out) if len(held_out) else None
     if test is not None:
-        measured = part_of(test, choice, ingredients, transformer, matrix, tick)
+        measured = part_of(test, choice, labels, ingredients, transformer, matrix, tick)
     return Loaded(
         columns=columns,
         ingredients=ingredients,
@@ -244,14 +246,15 @@ def load(
 def part_of(
     test: Reader,
     choice: Choice,
+    like: NDArray[Any],
     ingredients: list[Ingredient],
     transformer: Any,
     matrix: Callable[[int, str], Matrix],
     tick: Tick,
 ) -> Part:
-    """The rows of another source, to measure with."""
+    """The rows of another source, to measure with; ``like``: labels of the type that theirs shall have."""
     test.require([item.name for item in ingredients])
-    labels, soft, weight = targets_of(test, choice)
+    labels, soft, weight = targets_of(test, choice, like)
     x = matrix(len(labels), "test")
     for batch, table in _tables(test, ingredients):
         x.append(transformer.transform(table))
@@ -322,23 +325,6 @@ def _refuse_collisions(reader: Reader, ingredients: list[Ingredient]) -> None:
                     "rename one"
                 )
             seen[part] = item.name
-
-
-def origins_of(transformer: Any, ingredients: list[Ingredient]) -> list[str]:
-    """The column that each feature was made of."""
-    of_part = {part: item.name for item in ingredients for part in item.parts}
-    found: list[str] = []
-    for name, step, columns in transformer.transformers_:
-        if name == "numeric":
-            parts = list(columns)
-            flagged = step["fill"].indicator_.features_
-            found += [of_part[part] for part in parts] + [of_part[parts[i]] for i in flagged]
-        elif name == "categorical":
-            for column, levels, rare in zip(columns, step.categories_, step.infrequent_categories_, strict=True):
-                found += [column] * (len(levels) - (0 if rare is None else len(rare) - 1))
-        elif name.startswith("text "):
-            found += [columns] * len(step.vocabulary_)
-    return found
 
 
 def stratified(

@@ -19,6 +19,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from softgrad.cli.features._frame import Ingredient
+from softgrad.cli.features._names import plain_names
 from softgrad.cli.terminal._messages import UserError
 
 if TYPE_CHECKING:
@@ -97,8 +98,9 @@ class Preparation:
             parts.append(("categorical", self._categorical(sparse), self.categories))
         parts += [(f"text {name}", self._text(name), name) for name in self.texts]
         frozen = [(name, FrozenEstimator(part), columns) for name, part, columns in parts]
+        names = plain_names(parts)
         transformer = ColumnTransformer(
-            frozen, sparse_threshold=1.0 if sparse else 0.0, verbose_feature_names_out=False
+            frozen, sparse_threshold=1.0 if sparse else 0.0, verbose_feature_names_out=len(set(names)) < len(names)
         ).fit(self.first)
         # What was frozen is fitted: without its shell, the result is what fitting all rows at once makes.
         transformer.transformers = parts

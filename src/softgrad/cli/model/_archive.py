@@ -24,6 +24,7 @@ from sklearn.pipeline import Pipeline
 
 from softgrad._version import __version__
 from softgrad.cli.features._frame import Ingredient, ingredients_of
+from softgrad.cli.features._names import origins_of
 from softgrad.cli.model._check import unexpected_setting
 from softgrad.cli.model._skops import TRUSTED, skops_io
 from softgrad.cli.model._train import Fitted
@@ -233,7 +234,7 @@ def _ingredients(path: Path, pipeline: Pipeline, description: dict[str, Any]) ->
             len(pipeline) == 2
             and isinstance(pipeline[0], ColumnTransformer)
             and sorted(pipeline[0].feature_names_in_) == sorted(parts)
-            and len(pipeline[0].get_feature_names_out()) == width
+            and len(origins_of(pipeline[0], found)) == width
         )
     except (ValueError, AttributeError) as error:
         raise UserError(damaged) from error

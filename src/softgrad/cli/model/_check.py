@@ -55,7 +55,7 @@ _SETTINGS: dict[type, dict[str, Callable[[Any], bool]]] = {
     ColumnTransformer: {
         "transformers": _is_steps,
         "sparse_threshold": _one_of(0.0, 1.0),
-        "verbose_feature_names_out": _one_of(False),
+        "verbose_feature_names_out": _one_of(False, True),
     },
     StandardScaler: {},
     SimpleImputer: {

@@ -9,8 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-# How tables say that a number is not known; in a column of text these are texts like any other, but for the first.
-MISSING = ("", "NA", "N/A", "na", "n/a", "NaN", "nan", "null", "NULL", "None", "?")
+# How tables say that a number is not known: what pandas reads as missing, and the marks of SAS, UCI and C.
+# In a column of text these are texts like any other, but for the first.
+MISSING = (
+    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA",
+    "NULL", "NaN", "None", "n/a", "nan", "null", "na", "NAN", "-NAN", "Null", "none", ".", "?",
+)  # fmt: skip
 _MISSING = pa.array(MISSING)
 _DATE = r"^\d{4}-\d{2}-\d{2}([T ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?Z?)?$"
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"

@@ -22,8 +22,15 @@ def check_output(path: Path, extensions: tuple[str, ...], option: str) -> None:
         raise UserError(f"{option} {shown(path)}: is a directory, not a file")
     if not path.parent.is_dir():
         raise UserError(f"{option} {shown(path)}: there is no directory {shown(path.parent)}")
+    if is_stream(path):
+        return
     with _refusals(path), tempfile.TemporaryFile(dir=_target(path).parent):
         pass
+
+
+def is_stream(path: Path) -> bool:
+    """Whether a path is what bytes pass through, such as a pipe: it can be neither replaced nor read twice."""
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 @contextmanager
@@ -34,11 +41,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     ----------
     path : Path
         The file to make or to replace. An existing file keeps its permissions; a link keeps pointing where it points.
+        A pipe or a device is written to as it is.
 
     Yields
     ------
     binary file
     """
+    if is_stream(path):
+        with _refusals(path), path.open("wb") as stream:
+            yield stream
+        return
     target = _target(path)
     # The name is made up before the file is, so that an interrupt at any moment finds it and takes it away.
     temporary = target.with_name(f".{target.name[:50]}.{secrets.token_hex(8)}.part")

@@ -61,7 +61,7 @@ class Reader:
         self._starts: list[tuple[int, Path]] = []
         self._kept: list[RowChunk] | None = None
         if self.is_text:
-            found = _text.header(source.paths[0], source.delimiter)
+            found = _text.header(source.paths[0], source.delimiter, self.place(0))
             self.types: dict[str, Any] = dict.fromkeys(found, pa.string())
         else:
             self._tables = _opened(source)
@@ -131,7 +131,7 @@ class Reader:
     def _parts(self, wanted: list[str]) -> Iterator[tuple[int, dict[str, Any], int]]:
         if self.is_text:
             for number, path in enumerate(self.source.paths):
-                for batch in _text.batches(path, wanted, self.source.delimiter, self.names):
+                for batch in _text.batches(path, wanted, self.source.delimiter, self.names, self.place(number)):
                     yield number, dict(zip(wanted, batch.columns, strict=True)), batch.num_rows
             return
         for number, batch in self._tables.batches(wanted):

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from softgrad.cli.tables._output import is_stream
 from softgrad.cli.terminal._messages import UserError, shown
 
 BUILT_IN = ("digits", "iris", "wine", "breast_cancer")
@@ -97,9 +99,9 @@ def opened(data: str, *, delimiter: str | None = None, data_format: str | None =
     mark = None if delimiter is None else delimiter.replace("\\t", "\t")
     if mark is not None and len(mark.encode()) != 1:
         raise UserError(f"--delimiter {delimiter!r}: must be one character, such as ';' or '\\t'")
-    if data == "-":
-        with _spooled() as path:
-            kind = data_format or _sniffed(path)
+    if data == "-" or (is_stream(Path(data)) and not Path(data).is_char_device()):
+        with _spooled(data) as path:
+            kind = data_format or _format(Path(data)) or _sniffed(path)
             yield _source(data, kind, [path], None, mark)
         return
     if data in BUILT_IN and not Path(data).exists():
@@ -160,21 +162,30 @@ def _format(path: Path) -> str | None:
 
 
 @contextmanager
-def _spooled() -> Iterator[Path]:
-    """Standard input as a file, for it is read more than once."""
-    stream = getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode())
-    if sys.stdin.isatty():
-        print("softgrad: reading from the terminal; end with Ctrl-D", file=sys.stderr)
+def _spooled(data: str) -> Iterator[Path]:
+    """Standard input or a pipe as a file, for it is read more than once."""
+    name = STANDARD_INPUT if data == "-" else shown(data)
     with tempfile.TemporaryDirectory(prefix="softgrad-") as folder:
         path = Path(folder, "input")
         try:
-            with path.open("wb") as file:
+            with path.open("wb") as file, _stream(data) as stream:
                 shutil.copyfileobj(stream, file, 1 << 20)
         except OSError as error:
-            raise UserError(f"cannot keep standard input in {folder}: {error.strerror or error}") from error
+            raise UserError(f"cannot keep {name} in {folder}: {error.strerror or error}") from error
         if not path.stat().st_size:
-            raise UserError("standard input: is empty")
+            raise UserError(f"{name}: is empty")
         yield path
+
+
+@contextmanager
+def _stream(data: str) -> Iterator[Any]:
+    if data != "-":
+        with Path(data).open("rb") as file:
+            yield file
+        return
+    if sys.stdin.isatty():
+        print("softgrad: reading from the terminal; end with Ctrl-D", file=sys.stderr)
+    yield getattr(sys.stdin, "buffer", None) or io.BytesIO(sys.stdin.read().encode())
 
 
 def _sniffed(path: Path) -> str:

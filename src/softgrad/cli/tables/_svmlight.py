@@ -22,9 +22,11 @@ class SparseRows:
     ----------
     x : CSR array (n_rows, n_features)
     labels : array (n_rows,)
+    base : int
+        The number of the first feature, 0 or 1: 1 if no file names a feature 0, unless a model says it.
     """
 
-    def __init__(self, source: Source, n_features: int | None = None) -> None:
+    def __init__(self, source: Source, n_features: int | None = None, base: int | None = None) -> None:
         from sklearn.datasets import load_svmlight_file
 
         self.source = source
@@ -32,19 +34,18 @@ class SparseRows:
         blocks, labels = [], []
         for path in source.paths:
             try:
-                x, y = load_svmlight_file(str(path), n_features=n_features, zero_based="auto")
+                x, y = load_svmlight_file(str(path), zero_based=True)
             except (OSError, ValueError, EOFError) as error:
-                what = str(error)
-                if n_features is not None and "n_features" in what:
-                    what = f"has more features than the {n_features} of the model"
-                raise UserError(f"{shown(path)}: cannot be read as svmlight ({what})") from error
+                raise UserError(f"{shown(path)}: cannot be read as svmlight ({error})") from error
             self._lengths.append(x.shape[0])
             blocks.append(x)
             labels.append(y)
-        width = max(block.shape[1] for block in blocks)
-        for block in blocks:
+        self.base = base if base is not None else int(not any((block.indices == 0).any() for block in blocks))
+        width = max(block.shape[1] for block in blocks) if n_features is None else n_features + self.base
+        for path, block in zip(source.paths, blocks, strict=True):
+            self._refuse_foreign(path, block, width, n_features)
             block.resize(block.shape[0], width)
-        self.x = sparse.csr_array(sparse.vstack(blocks, format="csr"))
+        self.x = sparse.csr_array(sparse.vstack(blocks, format="csr"))[:, self.base :]
         self.labels = _labels(np.concatenate(labels))
         if not self.x.shape[0]:
             raise UserError(f"{source.text}: has no rows")
@@ -52,6 +53,15 @@ class SparseRows:
         if bad.size:
             row = int(np.searchsorted(self.x.indptr, bad[0], side="right")) - 1
             raise UserError(f"{self.where(row)}: feature {self.x.indices[bad[0]]} is not a finite number")
+
+    def _refuse_foreign(self, path: Path, block: Any, width: int, n_features: int | None) -> None:
+        """Refuse features that a model does not have."""
+        if block.shape[1] > width:
+            raise UserError(
+                f"{shown(path)}: cannot be read as svmlight (has more features than the {n_features} of the model)"
+            )
+        if self.base and (block.indices == 0).any():
+            raise UserError(f"{shown(path)}: names a feature 0, but the model was trained on features counted from 1")
 
     @property
     def names(self) -> list[str]:

@@ -54,7 +54,7 @@ def check_table(output: Path, inputs: list[Path]) -> None:
     check_output(output, EXTENSIONS, "-o")
     for path in inputs:
         if output.exists() and path.exists() and output.samefile(path):
-            raise UserError(f"-o {shown(output)}: is the data itself; predictions would replace it")
+            raise UserError(f"-o {shown(output)}: is read by this command; predictions would replace it")
 
 
 @contextmanager
