@@ -92,6 +92,22 @@ def test_a_label_that_the_model_does_not_know_is_named(cli: Command) -> None:
     one_error(cli("evaluate", "m.skops", "test.csv"), r"row 2 \(line 3\): '2' is not a class of the model")
 
 
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (["1", "2"], ["1", "2", "NA"], r"row 3 \(line 4\), column 'y': 'NA' is not a class .* classes are integers"),
+        (["true", "false"], ["true", "x"], r"row 2 \(line 3\), column 'y': 'x' is not a class .* are true and false"),
+        (["1.0", "2.0"], ["x"], r"row 1 \(line 2\), column 'y': 'x' is not a class .* classes are numbers"),
+        (["1", "2"], ["2", "3"], r"row 2 \(line 3\): 3 is not a class of the model; it has '1', '2'"),
+    ],
+)
+def test_a_label_of_another_type_is_named(train: list[str], test: list[str], message: str, cli: Command) -> None:
+    labelled(train, name="train.csv")
+    labelled(test, name="test.csv")
+    cli("fit", "train.csv", "-t", "y", "-o", "m.skops")
+    one_error(cli("evaluate", "m.skops", "test.csv"), message)
+
+
 def test_a_row_of_weight_0_may_have_any_class(cli: Command) -> None:
     rows = [f"{i % 3 + 0.01 * (i % 7)},{int(i % 3 < 2)},{'pqr'[i % 3]}\n" for i in range(90)]
     Path("t.csv").write_text("a,w,y\n" + "".join(rows), encoding="utf-8")

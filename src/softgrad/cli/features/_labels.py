@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,14 +26,14 @@ def labels(reader: Reader, name: str, column: Any, like: Any = None) -> NDArray[
     """Return a whole column as labels: integers, booleans, whole floats or text.
 
     Text is stripped. Cells of a text file get the type that all of them have, or that of the labels ``like``, which a
-    model knows already; a column that cannot have it keeps its own.
+    model knows already.
     """
     column = decoded(column)
     if is_text(column.type):
         column = trimmed(column)
     _refuse_gaps(reader, name, column)
     if like is not None:
-        column = _converted(column, like)
+        column = _converted(reader, name, column, like)
     elif reader.is_text:
         column = _inferred(reader, name, column)
     kind = column.type
@@ -150,8 +151,8 @@ def _booleans(held: Any) -> Any | None:
     return yes if pc.all(pc.or_(yes, pc.equal(lower, pa.scalar("false")))).as_py() else None
 
 
-def _converted(column: Any, like: NDArray[Any]) -> Any:
-    """Return a column in the type of labels that are known; as it is where it has not this type."""
+def _converted(reader: Reader, name: str, column: Any, like: NDArray[Any]) -> Any:
+    """Return a column in the type of labels that are known."""
     kind = like.dtype.kind
     if kind in "UO":
         if pa.types.is_boolean(column.type):
@@ -159,11 +160,14 @@ def _converted(column: Any, like: NDArray[Any]) -> Any:
         return column if is_text(column.type) else column.cast(pa.string())
     if not is_text(column.type):
         return column
-    if kind == "b":
-        found = _booleans(column)
-    else:
-        found = try_cast(column, pa.float64() if kind == "f" else pa.int64())
-    return column if found is None else found
+    convert = _booleans if kind == "b" else partial(try_cast, kind=pa.float64() if kind == "f" else pa.int64())
+    found = convert(column)
+    if found is None:
+        row = next(i for i in range(len(column)) if convert(column.slice(i, 1)) is None)
+        kinds = {"b": "true and false", "f": "numbers", "i": "integers"}[kind]
+        wrong = cut(column[row].as_py())
+        raise UserError(f"{reader.where(row, name)}: {wrong} is not a class of the model; its classes are {kinds}")
+    return found
 
 
 def _refuse_quantities(reader: Reader, name: str, column: Any) -> None:
