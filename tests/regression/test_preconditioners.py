@@ -14,8 +14,10 @@ from scipy import sparse
 from softgrad import reference
 from softgrad._core.blas import single_threaded_blas
 from softgrad.regression._inputs import checked
-from softgrad.regression.preconditioners._choice import Diagonal, Heavy, Kronecker, Scaled, preconditioner_of
+from softgrad.regression.preconditioners._choice import preconditioner_of
 from softgrad.regression.preconditioners._class_blocks import Blocks
+from softgrad.regression.preconditioners._diagonal import Diagonal, Heavy, Scaled
+from softgrad.regression.preconditioners._kronecker import Kronecker
 from softgrad.regression.rows._design import Design
 from softgrad.regression.rows._problem import SMALL, Problem
 from softgrad.regression.rows._sample import draw
@@ -106,7 +108,7 @@ def of_kind(kind: str, fit_intercept: bool, kappa: float, monkeypatch: pytest.Mo
     problem = made(x, y, classes, **options)
     problem.gradient(weight, np.linspace(-1, 1, classes) * fit_intercept)
     if kind == "kronecker of many classes":
-        monkeypatch.setattr("softgrad.regression.preconditioners._choice.MANY_CLASSES", 3)
+        monkeypatch.setattr("softgrad.regression.preconditioners._kronecker.MANY_CLASSES", 3)
     if kind in ("blocks", "heavy"):
         return problem, {"blocks": Blocks, "heavy": Heavy}[kind](problem, kappa, SAMPLE)
     return problem, (Diagonal if kind == "diagonal" else Kronecker)(problem)
@@ -195,7 +197,7 @@ def test_kronecker_is_the_inverse_at_zero(
 ) -> None:
     """Where no row is told from another the Hessian is a Kronecker product."""
     if closed:
-        monkeypatch.setattr("softgrad.regression.preconditioners._choice.MANY_CLASSES", 3)
+        monkeypatch.setattr("softgrad.regression.preconditioners._kronecker.MANY_CLASSES", 3)
     x, y, _ = rows_of(300, 6, 5)
     random = np.random.default_rng(1)
     options: dict[str, Any] = {"sample_weight": random.uniform(0, 3, size=300)} if weighted else {}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softgrad.regression.preconditioners._choice import MANY_CLASSES, Kronecker
+from softgrad.regression.preconditioners._kronecker import MANY_CLASSES, Kronecker
 from softgrad.regression.rows._row_sums import LossAtPoint, RowSums
 from softgrad.regression.solvers._state import State
 

@@ -1,4 +1,4 @@
-"""Where a fit stands: the point, its value, the best bound, and what is told about it."""
+"""State of a fit: its point, the objective there, the best lower bound, and the record of its iterations."""
 
 from __future__ import annotations
 
@@ -51,9 +51,51 @@ class Progress(NamedTuple):
 
 
 class State:
-    """A point of a problem with a penalty, and how the fit came there.
+    """State of a fit of one problem at one penalty, shared by its solvers.
 
-    Inside a solver the objective is f = Σ a ℓ + ½ κ ‖W‖²; users see F = scale · f.
+    Inside a solver the objective is f = Σ a ℓ + ½ κ ‖W‖² with κ = 1 / C; users see F = scale · f.
+
+    A solver calls ``evaluate`` at the start and then, until ``done``: ``move`` with a direction and a step, and
+    ``evaluate`` again (or ``adopt`` with an evaluation that it made itself).  After the last solver, ``finish``
+    evaluates the point in float64 if that has not been done, and ``prove`` may raise the bound once more.
+
+    Attributes
+    ----------
+    problem, kappa, scale, tol, max_iter, callback
+        As given.
+    preconditioner : object or None
+        Of conjugate gradients; made by the solver that needs one, and kept for the next fit of a path.
+    weight, bias : arrays (K, P) and (K,), float64
+        The point.  Their means over the classes are 0.
+    point : LossAtPoint or None
+        The last evaluation of the loss and its gradient.
+    loss, square, objective : float
+        Σ a ℓ, ‖W‖² and f there.
+    iteration, step, gain : int, float, float
+        Steps taken; the length of the last one; what the quadratic model expected it to gain.
+    bound, gap : float
+        The best lower bound of min f that was computed in float64, and the relative gap that it leaves.
+    rough : float
+        The best bound that was computed in float32: it only decides when to go on in float64.
+    precise, evaluated_precisely : bool
+        Whether the next evaluation is in float64, and whether the last one was.
+    best, since_best : float, int
+        The least objective so far, and float64 evaluations since the objective or the gap got better.
+    stall : int
+        So many of them end the fit.
+    stalled, separable, polished : bool
+        The fit ended without progress; without a penalty, the loss has become negligible, as only separable data allow;
+        without a penalty, the extra step after convergence was taken.
+    provable, proofs : bool, int
+        Whether a Newton decrement may bound min f, and how often it was computed.
+    patience : int or None
+        Products of one run of conjugate gradients after which the exact Hessian is cheaper.
+    handed_over : bool
+        Whether a run exceeded ``patience``.
+    history : list of Progress
+        One record an iteration.
+    started, passes_before : float
+        Time and passes of the problem when the fit began.
     """
 
     def __init__(
@@ -77,22 +119,22 @@ class State:
         self.iteration, self.step, self.gain = 0, 0.0, np.inf
         self.loss = self.objective = np.inf
         self.square = 0.0
-        self.bound, self.gap = -np.inf, np.inf  # the best dual value of a float64 evaluation, and its gap
+        self.bound, self.gap = -np.inf, np.inf
         self.rough = -np.inf
         self.evaluated_precisely = False
-        self.point: LossAtPoint | None = None  # the last evaluation
+        self.point: LossAtPoint | None = None
         self.stalled = self.separable = self.polished = False
         self.provable = has_decrement_bound(problem)
         self.proofs = 0
         self.best = np.inf
         self.since_best = 0
         self.history: list[Progress] = []
-        self.patience: int | None = None  # products of one CG run beyond which the exact Hessian is cheaper
+        self.patience: int | None = None
         self.handed_over = False
         self.stall = STALL
 
     def evaluate(self, *, precise: bool | None = None, known: bool = False) -> LossAtPoint:
-        """Loss, gradient and bound at the point; told to the callback."""
+        """Evaluate loss, gradient and bound at the point, and record them."""
         if precise is not None:
             self.precise = self.precise or precise
         left = min(self.gain, self.objective) / max(self.objective, 1e-300) if np.isfinite(self.objective) else 1.0
@@ -106,7 +148,7 @@ class State:
         return evaluation
 
     def adopt(self, evaluation: LossAtPoint, *, certify: bool = True) -> None:
-        """Judge an evaluation of the point, and tell the callback; ``certify``: whether a bound may end the fit."""
+        """Take an evaluation of the point and record it; ``certify``: whether a bound may end the fit."""
         self.evaluated_precisely, self.point = self.precise, evaluation
         self.square = inner(self.weight, self.weight)
         self.loss, self.objective = evaluation.loss, evaluation.loss + 0.5 * self.kappa * self.square
@@ -169,7 +211,7 @@ class State:
         self.bound = max(self.bound, self.objective - excess)
 
     def record(self) -> None:
-        """Tell what was reached."""
+        """Add the iteration to the history and call the callback."""
         progress = Progress(
             self.iteration,
             self.objective * self.scale,
